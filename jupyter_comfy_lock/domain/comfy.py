@@ -1,0 +1,261 @@
+"""What ComfyUI says, over HTTP and its WebSocket, as values.
+
+Layouts are those recorded from ComfyUI 0.3.75 to 0.33.0. Custom nodes add messages of their own
+and newer versions more keys: what is unknown is not an error, it just means nothing to us.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jupyter_comfy_lock.domain.task import Outcome, TaskState
+
+#: Binary event numbers (big-endian u32 at the start of a frame).
+PREVIEW = 1
+TEXT = 3
+PREVIEW_WITH_METADATA = 4
+_MEDIA_TYPES = {1: "image/jpeg", 2: "image/png"}
+
+#: Sent first on each socket, so that previews say which prompt and node they belong to.
+FEATURE_FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Something in the queue changed; `sid` only in the first one of a socket."""
+
+    queue_remaining: int
+    sid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The prompt left the queue."""
+
+    prompt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CachedNodes:
+    """These nodes will not run: ComfyUI has their results."""
+
+    prompt_id: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Executing:
+    """This node runs now; `node` None ends the prompt, after its history was written."""
+
+    prompt_id: str
+    node: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """A step of one node."""
+
+    prompt_id: str
+    node: str
+    value: float
+    maximum: float
+
+
+@dataclass(frozen=True, slots=True)
+class GraphProgress:
+    """All nodes that ran or run: `{node id: (state, value, max)}`, resent whole on each change."""
+
+    prompt_id: str
+    nodes: Mapping[str, tuple[str, float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """A node has shown something."""
+
+    prompt_id: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The prompt ended one way or another; its history has the truth, perhaps a moment later."""
+
+    prompt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A picture of work in progress. Without metadata there is no saying whose it is."""
+
+    prompt_id: str | None
+    node: str | None
+    media_type: str
+    image: bytes
+
+
+Message = (
+    Status
+    | Started
+    | CachedNodes
+    | Executing
+    | StepProgress
+    | GraphProgress
+    | Executed
+    | Over
+    | Preview
+)
+
+
+def parse_text(text: str) -> Message | None:
+    """Return what a text frame means for us, or None."""
+    try:
+        message = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(message, dict) or not isinstance(data := message.get("data"), dict):
+        return None
+    match message.get("type"), data:
+        case "status", {"status": {"exec_info": {"queue_remaining": int(remaining)}}}:
+            return Status(remaining, data.get("sid"))
+        case "execution_start", {"prompt_id": str(prompt_id)}:
+            return Started(prompt_id)
+        case "execution_cached", {"prompt_id": str(prompt_id), "nodes": list(nodes)}:
+            return CachedNodes(prompt_id, tuple(map(str, nodes)))
+        case "executing", {"prompt_id": str(prompt_id)}:
+            node = data.get("node")
+            return Executing(prompt_id, None if node is None else str(node))
+        case "progress", {"prompt_id": str(prompt_id), "node": str(node)}:
+            return StepProgress(
+                prompt_id, node, _number(data.get("value")), _number(data.get("max"))
+            )
+        case "progress_state", {"prompt_id": str(prompt_id), "nodes": dict(nodes)}:
+            return GraphProgress(prompt_id, _graph(nodes))
+        case "executed", {"prompt_id": str(prompt_id), "node": str(node)}:
+            return Executed(prompt_id, node)
+        case "execution_success" | "execution_interrupted", {"prompt_id": str(prompt_id)}:
+            return Over(prompt_id)
+        case "execution_error", {"prompt_id": str(prompt_id)}:
+            # Sent for a blocked output too, after which the prompt goes on.
+            blocked = data.get("exception_type") == "ExecutionBlocked"
+            return None if blocked else Over(prompt_id)
+    return None
+
+
+def parse_binary(frame: bytes) -> Preview | None:
+    """Return the picture in a binary frame, or None if it is not one."""
+    if len(frame) < 8:
+        return None
+    event, word = struct.unpack_from(">II", frame)
+    if event == PREVIEW:
+        return Preview(None, None, _MEDIA_TYPES.get(word, "image/jpeg"), frame[8:])
+    if event != PREVIEW_WITH_METADATA or len(frame) < 8 + word:
+        return None
+    try:
+        about = json.loads(frame[8 : 8 + word])
+    except ValueError:
+        return None
+    if not isinstance(about, dict):
+        return None
+    return Preview(
+        about.get("prompt_id"),
+        about.get("node_id"),
+        str(about.get("image_type") or "image/jpeg"),
+        frame[8 + word :],
+    )
+
+
+def legacy_preview(preview: Preview) -> bytes:
+    """Return the frame that a client without feature flags expects for `preview`."""
+    number = next((n for n, media in _MEDIA_TYPES.items() if media == preview.media_type), 1)
+    return struct.pack(">II", PREVIEW, number) + preview.image
+
+
+def prompt_of(text: str) -> str | None:
+    """Return the prompt that a text frame belongs to, if it says so; whatever its type."""
+    try:
+        message = json.loads(text)
+    except ValueError:
+        return None
+    data = message.get("data") if isinstance(message, dict) else None
+    prompt_id = data.get("prompt_id") if isinstance(data, dict) else None
+    return prompt_id if isinstance(prompt_id, str) else None
+
+
+def outcome(entry: Mapping[str, Any]) -> Outcome:
+    """Read how a prompt ended from its entry in ComfyUI's history.
+
+    ComfyUI writes "error" for an interrupted prompt as well as for a failed one; the messages
+    tell them apart.
+    """
+    status = entry.get("status") or {}
+    outputs = entry.get("outputs") or {}
+    messages = [
+        (message[0], message[1])
+        for message in status.get("messages") or []
+        if isinstance(message, list) and len(message) == 2 and isinstance(message[1], dict)
+    ]
+    last = dict(messages)
+    if "execution_interrupted" in last:
+        return Outcome(
+            state=TaskState.CANCELLED, reason="stopped on the ComfyServer", outputs=outputs
+        )
+    if status.get("status_str") == "error":
+        error = _error(last.get("execution_error") or {})
+        reason = f"node {error['node_id']} ({error['node_class']}): {error['message']}"
+        return Outcome(state=TaskState.FAILED, reason=reason, outputs=outputs, error=error)
+    cached = {str(node) for node in (last.get("execution_cached") or {}).get("nodes") or []}
+    wanted = _outputs_to_execute(entry)
+    return Outcome(
+        state=TaskState.SUCCEEDED, outputs=outputs, cached=bool(wanted) and wanted <= cached
+    )
+
+
+def queue_ids(queue: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the prompt ids of `GET /queue`: running ones, then waiting ones in running order.
+
+    ComfyUI shows its waiting list as a heap, not sorted; the first field of an item sorts it.
+    """
+    running = [str(item[1]) for item in _items(queue.get("queue_running"))]
+    waiting = sorted(_items(queue.get("queue_pending")), key=lambda item: _number(item[0]))
+    return running, [str(item[1]) for item in waiting]
+
+
+def _items(items: Any) -> list[list[Any]]:
+    return [item for item in items or [] if isinstance(item, list) and len(item) >= 2]
+
+
+def _outputs_to_execute(entry: Mapping[str, Any]) -> set[str]:
+    prompt = entry.get("prompt")
+    if isinstance(prompt, list) and len(prompt) > 4 and isinstance(prompt[4], list):
+        return {str(node) for node in prompt[4]}
+    return set()
+
+
+def _error(data: Mapping[str, Any]) -> dict[str, Any]:
+    traceback = data.get("traceback")
+    return {
+        "node_id": str(data.get("node_id", "?")),
+        "node_class": str(data.get("node_type", "?")),
+        "exception_type": str(data.get("exception_type", "?")),
+        "message": str(data.get("exception_message", "no reason given")).strip(),
+        "traceback": [str(line) for line in traceback] if isinstance(traceback, list) else [],
+    }
+
+
+def _graph(nodes: Mapping[str, Any]) -> dict[str, tuple[str, float, float]]:
+    return {
+        str(node): (
+            str(state.get("state")),
+            _number(state.get("value")),
+            _number(state.get("max")),
+        )
+        for node, state in nodes.items()
+        if isinstance(state, dict)
+    }
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
