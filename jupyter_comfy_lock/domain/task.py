@@ -57,7 +57,7 @@ def may_move(state: TaskState, to: TaskState) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockSnapshot:
-    """The lock under which a task was sent. Never changes, whatever becomes of the lock (R2, R5)."""
+    """The lock under which a task was sent; it never changes, whatever the lock does (R2, R5)."""
 
     comfy_id: ComfyId
     url: str

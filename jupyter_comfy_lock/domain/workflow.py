@@ -43,7 +43,9 @@ def classes(prompt: Mapping[str, Any]) -> dict[str, str]:
     return {str(key): str(node.get("class_type")) for key, node in prompt.items()}
 
 
-def rejection(task_id: str, holder: str, comfy_id: str, answer: Mapping[str, Any]) -> PromptRejected:
+def rejection(
+    task_id: str, holder: str, comfy_id: str, answer: Mapping[str, Any]
+) -> PromptRejected:
     """Return the error for ComfyUI's refusal `answer` of a prompt: every node and reason at once.
 
     `answer` is the body of a 400 to `POST /prompt`: `{"error": …, "node_errors": …}`.

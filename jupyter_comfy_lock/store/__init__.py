@@ -1,0 +1,1 @@
+"""Where locks and tasks are kept. The only place that decides who wins."""
