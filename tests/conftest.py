@@ -1,0 +1,41 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import jupyter_comfy_lock
+from tests.comfy_servers import comfy_servers, default_kind, kinds_under_test
+
+pytest_plugins = ["pytest_jupyter.jupyter_server"]
+
+
+def pytest_report_header() -> list[str]:
+    """Which package is tested, and on what."""
+    return [
+        f"package under test: {Path(jupyter_comfy_lock.__file__).parent}",
+        f"ComfyUI servers for end-to-end tests: {', '.join(kinds_under_test())}",
+    ]
+
+
+@pytest.fixture(scope="session", params=kinds_under_test())
+def comfy_kind(request: pytest.FixtureRequest) -> str:
+    """The kind of ComfyUI server: a test that uses it runs once for each kind under test."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def comfy_pool(comfy_kind: str) -> Iterator[list[dict[str, str]]]:
+    """Two ComfyUI servers of each kind under test, as the pool setting names them."""
+    with comfy_servers(2, comfy_kind) as urls:
+        yield [{"id": f"gpu-{n}", "url": url} for n, url in enumerate(urls, start=1)]
+
+
+@pytest.fixture(scope="session")
+def comfy_urls() -> Iterator[list[str]]:
+    """The URLs of two ComfyUI servers of the one kind that the environment asks for."""
+    with comfy_servers(2, default_kind()) as urls:
+        yield urls

