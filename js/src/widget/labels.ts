@@ -1,0 +1,111 @@
+import { hasEnded } from './task';
+import type { DroppedOutput, Progress, Task, TaskError } from './task';
+
+/** What is going on, without the state: "gpu-1 · 3 of 7 nodes · KSampler 12/20". */
+export function detail(task: Task): string {
+  return join([task.comfyId, ...details(task)]);
+}
+
+/** All in one line: "gpu-1 · running · 3 of 7 nodes · KSampler 12/20". */
+export function line(task: Task): string {
+  return join([task.comfyId, task.state, ...details(task)]);
+}
+
+function join(parts: readonly string[]): string {
+  return parts.filter(part => part !== '').join(' · ');
+}
+
+function details(task: Task): readonly string[] {
+  return DETAILS[task.state]?.(task) ?? [task.reason];
+}
+
+const DETAILS: Readonly<Record<string, (task: Task) => readonly string[]>> = {
+  registered: () => ['on its way'],
+  queued: task => [place(task)],
+  running: task => [nodes(task.progress), step(task.progress)],
+  succeeded: task => [results(task), seconds(task)],
+  failed: task => [failedAt(task), seconds(task)]
+};
+
+function place({ queue }: Task): string {
+  if (queue === null) {
+    return '';
+  }
+  if (queue.ahead === 0) {
+    return 'next';
+  }
+  const mine = queue.mine === 0 ? '' : `, ${queue.mine} of them yours`;
+  return `${queue.ahead} ahead${mine}`;
+}
+
+export function nodes({ nodesDone, nodesTotal }: Progress): string {
+  return nodesTotal === 0 ? '' : `${nodesDone} of ${count(nodesTotal, 'node')}`;
+}
+
+export function step({ nodeClass, value, max }: Progress): string {
+  // A node of one step has nothing to tell but its name.
+  return max > 1 ? `${nodeClass} ${value}/${max}`.trim() : nodeClass;
+}
+
+function results(task: Task): string {
+  if (task.files.length > 0) {
+    const pictures = task.files.every(file => isImage(file.mediaType));
+    const cached = task.cached ? ', nothing had to run' : '';
+    return count(task.files.length, pictures ? 'picture' : 'file') + cached;
+  }
+  return task.cached ? 'nothing had to run' : '';
+}
+
+function failedAt({ error, reason }: Task): string {
+  return error === null
+    ? reason
+    : `${error.nodeClass} (node ${error.nodeId}): ${error.exceptionType}`;
+}
+
+function seconds({ startedAt, endedAt }: Task): string {
+  return startedAt === null || endedAt === null
+    ? ''
+    : `${Math.max(0, endedAt - startedAt).toFixed(1)} s`;
+}
+
+/** "KSampler (node 3): ValueError: boom" */
+export function errorTitle(error: TaskError): string {
+  const where = error.nodeClass
+    ? `${error.nodeClass} (node ${error.nodeId})`
+    : '';
+  return [where, error.exceptionType, error.message.trim()]
+    .filter(part => part !== '')
+    .join(': ');
+}
+
+/** "SaveImage (node 9) was left out: Required input is missing: images" */
+export function droppedTitle(output: DroppedOutput): string {
+  const why = output.reasons.join('; ');
+  const what = `${output.nodeClass || 'An output'} (node ${output.nodeId}) was left out`;
+  return why === '' ? what : `${what}: ${why}`;
+}
+
+/** How full a bar is, 0 to 1; null when nobody knows. */
+export function share(done: number, total: number): number | null {
+  return total > 0 ? Math.min(1, Math.max(0, done / total)) : null;
+}
+
+export function nodeShare(task: Task): number | null {
+  if (task.state === 'succeeded') {
+    return 1;
+  }
+  return share(task.progress.nodesDone, task.progress.nodesTotal);
+}
+
+export function stepShare(task: Task): number | null {
+  const { value, max } = task.progress;
+  return hasEnded(task) || max <= 1 ? null : share(value, max);
+}
+
+export function isImage(mediaType: string): boolean {
+  return mediaType.startsWith('image/');
+}
+
+function count(n: number, what: string): string {
+  return `${n} ${what}${n === 1 ? '' : 's'}`;
+}

@@ -1,0 +1,234 @@
+import {
+  detail,
+  droppedTitle,
+  errorTitle,
+  isImage,
+  line,
+  nodes,
+  nodeShare,
+  step,
+  stepShare
+} from './labels';
+import { Picture, zoom } from './pictures';
+import type { JupyterPage } from './server';
+import { hasEnded } from './task';
+import type { Task, TaskFile } from './task';
+
+/** What the view asks of whoever shows it. */
+export interface Wishes {
+  /** Cancel the task; rejects with a message for the person. */
+  cancel(task: Task): Promise<void>;
+}
+
+/**
+ * A task under its cell. `draw` may be called many times a second: it changes what is there
+ * and never builds the whole anew.
+ */
+export class TaskView {
+  constructor(
+    el: HTMLElement,
+    private readonly _page: JupyterPage | null,
+    private readonly _wishes: Wishes,
+    private readonly _signal: AbortSignal
+  ) {
+    this._el = el;
+    el.classList.add('jp-ComfyTask');
+    this._head.append(this._title, this._badge, this._text, this._cancel);
+    el.append(
+      this._head,
+      this._nodes.node,
+      this._steps.node,
+      this._gallery,
+      this._notes,
+      this._failure
+    );
+    this._text.setAttribute('role', 'status');
+    this._cancel.type = 'button';
+    this._cancel.textContent = 'Cancel';
+    this._cancel.addEventListener('click', () => void this._onCancel(), {
+      signal: _signal
+    });
+    this._failure.append(this._failureTitle, this._traceback);
+    if (_page !== null) {
+      this._preview = new Picture(_page, _signal);
+      this._preview.node.className = 'jp-ComfyTask-preview';
+      this._preview.node.alt = 'Preview of the picture in the making';
+      this._gallery.before(this._preview.node);
+    }
+  }
+
+  /** Show `task`, under `label` when it is not empty. */
+  draw(task: Task | null, label: string): void {
+    this._task = task;
+    put(this._title, label);
+    this._title.hidden = label === '';
+    this._el.dataset['state'] = task?.state ?? '';
+    put(this._badge, task?.state ?? 'waiting');
+    put(this._text, task === null ? '' : detail(task));
+    this._head.title = task === null ? '' : line(task);
+    this._cancel.hidden = task === null || hasEnded(task);
+    if (task !== null) {
+      this._drawProgress(task);
+      this._drawFiles(task);
+      this._drawProblems(task);
+    }
+  }
+
+  private _drawProgress(task: Task): void {
+    const live = !hasEnded(task);
+    const { progress } = task;
+    this._nodes.draw(live ? nodeShare(task) : null, nodes(progress));
+    this._steps.draw(live ? stepShare(task) : null, step(progress));
+    if (this._preview === null) {
+      return;
+    }
+    if (live && progress.preview > 0) {
+      const api = this.apiPath;
+      const id = encodeURIComponent(task.id);
+      this._preview.show(`${api}tasks/${id}/preview?v=${progress.preview}`);
+    }
+    // The last preview gives way when the picture itself is there.
+    if (task.state !== 'running' && (!live || task.files.length > 0)) {
+      this._preview.node.remove();
+    }
+  }
+
+  private _drawFiles(task: Task): void {
+    for (const file of task.files) {
+      if (this._page !== null && !this._shown.has(file.path)) {
+        this._shown.add(file.path);
+        this._gallery.append(this._fileNode(file, this._page));
+      }
+    }
+  }
+
+  private _fileNode(file: TaskFile, page: JupyterPage): HTMLElement {
+    if (!isImage(file.mediaType)) {
+      const link = document.createElement('a');
+      link.href = page.url(file.path);
+      link.download = file.filename;
+      link.textContent = file.filename;
+      return link;
+    }
+    const button = document.createElement('button');
+    button.type = 'button';
+    button.className = 'jp-ComfyTask-thumbnail';
+    button.title = file.filename;
+    const picture = new Picture(page, this._signal);
+    picture.node.alt = file.filename;
+    picture.show(file.path, reason => {
+      put(button, `${file.filename}: ${reason}`);
+    });
+    button.append(picture.node);
+    button.addEventListener(
+      'click',
+      () => zoom(picture.node, file.filename, this._signal),
+      { signal: this._signal }
+    );
+    return button;
+  }
+
+  private _drawProblems(task: Task): void {
+    const dropped = task.dropped.map(droppedTitle);
+    const left = this._complaint === '' ? [] : [this._complaint];
+    const notes = [...dropped, ...left].join('\n');
+    if (this._notes.dataset['notes'] !== notes) {
+      this._notes.dataset['notes'] = notes;
+      this._notes.replaceChildren(
+        ...[...dropped, ...left].map(note => {
+          const item = document.createElement('li');
+          item.textContent = note;
+          return item;
+        })
+      );
+    }
+    this._failure.hidden = task.error === null;
+    if (task.error !== null) {
+      put(this._failureTitle, errorTitle(task.error));
+      put(this._traceback, task.error.traceback);
+    }
+  }
+
+  private async _onCancel(): Promise<void> {
+    const task = this._task;
+    if (task === null) {
+      return;
+    }
+    this._cancel.disabled = true;
+    this._complaint = '';
+    try {
+      await this._wishes.cancel(task);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      this._complaint = `Could not cancel: ${reason}`;
+    } finally {
+      this._cancel.disabled = false;
+    }
+    if (this._task !== null && !this._signal.aborted) {
+      this._drawProblems(this._task);
+    }
+  }
+
+  /** Where the REST API is, below the server's base URL; ends with a slash. */
+  apiPath = 'comfy-lock/api/';
+
+  private readonly _el: HTMLElement;
+  private readonly _head = element('div', 'head');
+  private readonly _title = element('strong', 'title');
+  private readonly _badge = element('span', 'badge');
+  private readonly _text = element('span', 'text');
+  private readonly _cancel = element('button', 'cancel');
+  private readonly _nodes = new Bar('nodes', 'Nodes done');
+  private readonly _steps = new Bar('steps', 'Steps of this node');
+  private readonly _gallery = element('div', 'gallery');
+  private readonly _notes = element('ul', 'notes');
+  private readonly _failure = element('details', 'failure');
+  private readonly _failureTitle = element('summary', 'failureTitle');
+  private readonly _traceback = element('pre', 'traceback');
+  private readonly _preview: Picture | null = null;
+  private readonly _shown = new Set<string>();
+  private _task: Task | null = null;
+  private _complaint = '';
+}
+
+class Bar {
+  readonly node: HTMLElement;
+
+  constructor(name: string, label: string) {
+    this.node = element('div', name);
+    this.node.classList.add('jp-ComfyTask-bar');
+    this.node.setAttribute('role', 'progressbar');
+    this.node.setAttribute('aria-label', label);
+    this.node.setAttribute('aria-valuemin', '0');
+    this.node.setAttribute('aria-valuemax', '100');
+    this.node.append(this._fill);
+  }
+
+  draw(share: number | null, text: string): void {
+    this.node.hidden = share === null;
+    if (share !== null) {
+      const percent = Math.round(share * 100);
+      this.node.setAttribute('aria-valuenow', String(percent));
+      this.node.setAttribute('aria-valuetext', text);
+      this._fill.style.width = `${percent}%`;
+    }
+  }
+
+  private readonly _fill = element('div', 'fill');
+}
+
+function element<K extends keyof HTMLElementTagNameMap>(
+  tag: K,
+  name: string
+): HTMLElementTagNameMap[K] {
+  const node = document.createElement(tag);
+  node.className = `jp-ComfyTask-${name}`;
+  return node;
+}
+
+/** Writing the same text again would make screen readers read it again. */
+function put(node: HTMLElement, text: string): void {
+  if (node.textContent !== text) {
+    node.textContent = text;
+  }
+}

@@ -1,0 +1,135 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import {
+  detail,
+  droppedTitle,
+  errorTitle,
+  line,
+  nodeShare,
+  stepShare
+} from '../src/widget/labels';
+import { readTask } from '../src/widget/task';
+import type { Task } from '../src/widget/task';
+
+function task(fields: Record<string, unknown>): Task {
+  const read = readTask({ task_id: 't', comfy_id: 'gpu-1', ...fields });
+  assert.ok(read);
+  return read;
+}
+
+const STEPS = {
+  nodes_done: 3,
+  nodes_total: 7,
+  node_id: '3',
+  node_class: 'KSampler',
+  value: 12,
+  max: 20,
+  preview: 0
+};
+const PICTURE = { filename: 'a.png', media_type: 'image/png', path: 'p/1' };
+
+test('a running task says where it runs, how far it is and at which step', () => {
+  const running = task({ state: 'running', progress: STEPS });
+  assert.equal(
+    line(running),
+    'gpu-1 · running · 3 of 7 nodes · KSampler 12/20'
+  );
+  assert.equal(detail(running), 'gpu-1 · 3 of 7 nodes · KSampler 12/20');
+});
+
+test('a node of one step is told by its name alone', () => {
+  const running = task({
+    state: 'running',
+    progress: { ...STEPS, node_class: 'SaveImage', value: 0, max: 1 }
+  });
+  assert.equal(line(running), 'gpu-1 · running · 3 of 7 nodes · SaveImage');
+  assert.equal(stepShare(running), null);
+});
+
+for (const [queue, said] of [
+  [{ ahead: 0, ahead_mine: 0 }, 'gpu-1 · queued · next'],
+  [{ ahead: 2, ahead_mine: 0 }, 'gpu-1 · queued · 2 ahead'],
+  [{ ahead: 3, ahead_mine: 1 }, 'gpu-1 · queued · 3 ahead, 1 of them yours'],
+  [null, 'gpu-1 · queued']
+] as const) {
+  test(`a queued task says how many are ahead: ${said}`, () => {
+    assert.equal(line(task({ state: 'queued', queue })), said);
+  });
+}
+
+test('a task that succeeded counts its pictures and its seconds', () => {
+  const done = task({
+    state: 'succeeded',
+    files: [PICTURE],
+    started_at: 100,
+    ended_at: 104.25
+  });
+  assert.equal(line(done), 'gpu-1 · succeeded · 1 picture · 4.3 s');
+  assert.equal(nodeShare(done), 1);
+});
+
+test('a task whose results were all there says that nothing ran', () => {
+  const done = task({ state: 'succeeded', cached: true, files: [PICTURE] });
+  assert.equal(line(done), 'gpu-1 · succeeded · 1 picture, nothing had to run');
+});
+
+test('files that are no pictures are called files', () => {
+  const sound = { filename: 'a.mp3', media_type: 'audio/mpeg', path: 'p/2' };
+  assert.equal(
+    line(task({ state: 'succeeded', files: [PICTURE, sound] })),
+    'gpu-1 · succeeded · 2 files'
+  );
+});
+
+test('a failed task names the node, its class and the exception', () => {
+  const failed = task({
+    state: 'failed',
+    error: {
+      node_id: '4',
+      node_class: 'TrRaise',
+      exception_type: 'ValueError',
+      message: 'boom\n',
+      traceback: ['line 1\n', 'line 2\n']
+    }
+  });
+  assert.equal(line(failed), 'gpu-1 · failed · TrRaise (node 4): ValueError');
+  assert.ok(failed.error);
+  assert.equal(errorTitle(failed.error), 'TrRaise (node 4): ValueError: boom');
+  assert.equal(failed.error.traceback, 'line 1\nline 2\n');
+});
+
+test('a lost task says why', () => {
+  const lost = task({ state: 'lost', reason: 'ComfyUI was restarted' });
+  assert.equal(line(lost), 'gpu-1 · lost · ComfyUI was restarted');
+});
+
+test('an output that was left out says why', () => {
+  const partly = task({
+    state: 'running',
+    dropped: {
+      '9': {
+        class_type: 'SaveImage',
+        errors: [
+          { type: 'x', message: 'Required input is missing', details: 'images' }
+        ]
+      }
+    }
+  });
+  assert.deepEqual(partly.dropped.map(droppedTitle), [
+    'SaveImage (node 9) was left out: Required input is missing: images'
+  ]);
+});
+
+test('a bar is never under or over full', () => {
+  const over = { ...STEPS, value: 30, nodes_done: 9 };
+  assert.equal(stepShare(task({ state: 'running', progress: over })), 1);
+  assert.equal(nodeShare(task({ state: 'running', progress: over })), 1);
+});
+
+test('no task, and a task of an unknown shape, can be read', () => {
+  assert.equal(readTask({}), null);
+  assert.equal(readTask(null), null);
+  const odd = task({ state: 7, progress: 'x', files: 'x', dropped: [1] });
+  assert.equal(line(odd), 'gpu-1 · 7');
+});
