@@ -154,12 +154,15 @@ class ComfyUnreachable(ComfyLockError):
     code = "comfy_unreachable"
     http_status_hint = 502
 
-    def __init__(self, comfy_id: str, why: str) -> None:
+    def __init__(self, comfy_id: str, why: str, *, sent: bool = True) -> None:
         super().__init__(
             f"ComfyServer {comfy_id!r} does not answer ({why}). Start it, or lock another one: "
             "comfy.servers() lists them.",
             comfy_id=comfy_id,
+            why=why,
         )
+        #: False if the request surely never reached it.
+        self.sent = sent
 
 
 class ComfyUnauthorized(ComfyLockError):
@@ -188,6 +191,7 @@ class NotComfyUI(ComfyLockError):
             f"What answers at the URL of {comfy_id!r} is not ComfyUI ({why}). Check the `url` of "
             "its entry in c.ComfyLock.pool.",
             comfy_id=comfy_id,
+            why=why,
         )
 
 

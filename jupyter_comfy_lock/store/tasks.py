@@ -1,12 +1,10 @@
 """Tasks: each method is one transaction."""
 
-from collections.abc import Sequence
-
 from sqlalchemy import Connection, delete, insert, select, update
 
-from jupyter_comfy_lock.domain.errors import NoLock
+from jupyter_comfy_lock.domain.errors import BadRequest, NoLock
 from jupyter_comfy_lock.domain.lock import HolderId, LockState
-from jupyter_comfy_lock.domain.task import ENDED, Task, TaskId
+from jupyter_comfy_lock.domain.task import Task, TaskId
 from jupyter_comfy_lock.store.database import Database
 from jupyter_comfy_lock.store.rows import changing_columns, task_columns, task_of
 from jupyter_comfy_lock.store.schema import locks, tasks
@@ -26,6 +24,7 @@ class TaskStore:
 
         Raises:
             NoLock: the lock in the task's snapshot is not held (any more); nothing is recorded.
+            BadRequest: there is a task with that id.
         """
 
         def work(c: Connection) -> None:
@@ -38,6 +37,9 @@ class TaskStore:
             )
             if held is None:
                 raise NoLock(task.name or task.holder_id, prompt=task.task_id)
+            known = select(tasks.c.task_id).where(tasks.c.task_id == task.task_id)
+            if c.scalar(known) is not None:
+                raise BadRequest("prompt_id", "is the id of an earlier prompt; leave it out")
             c.execute(insert(tasks), task_columns(task))
 
         await self._db.run(work)
@@ -70,22 +72,6 @@ class TaskStore:
         if holder_id is not None:
             query = query.where(tasks.c.holder_id == holder_id)
         return await self._db.run(lambda c: list(map(task_of, c.execute(query))))
-
-    async def with_ids(self, holder_id: HolderId, task_ids: Sequence[str]) -> set[str]:
-        """Return which of `task_ids` are tasks of `holder_id`."""
-        query = select(tasks.c.task_id).where(
-            tasks.c.holder_id == holder_id, tasks.c.task_id.in_(task_ids)
-        )
-        return await self._db.run(lambda c: set(c.scalars(query)))
-
-    async def forget(self, holder_id: HolderId, task_ids: Sequence[str] | None) -> None:
-        """Delete ended tasks of `holder_id`: those named, or all of them."""
-        gone = delete(tasks).where(
-            tasks.c.holder_id == holder_id, tasks.c.state.in_([state.value for state in ENDED])
-        )
-        if task_ids is not None:
-            gone = gone.where(tasks.c.task_id.in_(task_ids))
-        await self._db.run(lambda c: c.execute(gone))
 
     async def tidy(self) -> None:
         """Delete tasks that ended long ago, and locks likewise."""

@@ -1,0 +1,148 @@
+"""Polling: what makes the tasks' states true whatever becomes of the sockets (R9)."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from logging import Logger
+
+from jupyter_comfy_lock.domain.comfy import outcome
+from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable
+from jupyter_comfy_lock.domain.lock import ComfyId
+from jupyter_comfy_lock.domain.task import Outcome, TaskState
+from jupyter_comfy_lock.server.live import LiveTask
+from jupyter_comfy_lock.server.tasks import TaskService
+from jupyter_comfy_lock.server.upstream import Upstream
+
+#: Seconds between two looks at a ComfyServer with pending tasks.
+_LOOK_EVERY_S = 1.5
+#: Seconds between two looks when each is asked for by news.
+_LOOK_AT_MOST_EVERY_S = 0.2
+#: A task in neither queue nor history for this long is lost.
+_ABSENT_S = 1.0
+#: The tasks of a ComfyServer that does not answer for this long are lost.
+_SILENT_S = 60.0
+
+
+class Follower:
+    """Looks at each ComfyServer that has pending tasks, again and again."""
+
+    def __init__(
+        self, tasks: TaskService, upstreams: Mapping[ComfyId, Upstream], log: Logger
+    ) -> None:
+        self._tasks = tasks
+        self._upstreams = upstreams
+        self._log = log
+        self._silent_since_s: dict[ComfyId, float] = {}
+        self._running: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._running = asyncio.create_task(self._follow_for_ever())
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._running is not None:
+            self._running.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._running
+
+    async def look(self) -> None:
+        """Look once at each ComfyServer that has pending tasks."""
+        homes: dict[ComfyId, list[LiveTask]] = {}
+        for live in self._tasks.pending():
+            # One that is just being sent may be missing without being lost.
+            if live.sent:
+                homes.setdefault(live.task.comfy_id, []).append(live)
+        await asyncio.gather(*(self._look_home(*each) for each in homes.items()))
+
+    async def _follow_for_ever(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._tasks.look_now.wait(), _LOOK_EVERY_S)
+            self._tasks.look_now.clear()
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001 - logged; what follows tasks must not end
+                self._log.exception("Could not look after tasks")
+            await asyncio.sleep(_LOOK_AT_MOST_EVERY_S)
+
+    async def _look_home(self, comfy_id: ComfyId, lives: list[LiveTask]) -> None:
+        upstream = self._upstreams.get(comfy_id)
+        if upstream is not None:
+            await self._look_at(upstream, lives)
+            return
+        # Taken over from a Jupyter server that had another pool.
+        why = f"ComfyServer {comfy_id!r} is no longer in the pool"
+        for live in lives:
+            await self._tasks.end(live, Outcome(state=TaskState.LOST, reason=why))
+
+    async def _look_at(self, upstream: Upstream, lives: list[LiveTask]) -> None:
+        comfy_id = upstream.comfy.comfy_id
+        try:
+            # Queue first, then history: a prompt moves from one to the other in one step, so
+            # that one which ends in between is found in the second.
+            running, waiting = await upstream.queue()
+            for live in lives:
+                await self._place(upstream, live, running, waiting)
+        except ComfyUnreachable as error:
+            await self._silent(comfy_id, lives, error)
+        except ComfyLockError as error:
+            self._log.warning("Cannot look after tasks on %s: %s", comfy_id, error.message)
+        else:
+            self._silent_since_s.pop(comfy_id, None)
+
+    async def _place(
+        self, upstream: Upstream, live: LiveTask, running: list[str], waiting: list[str]
+    ) -> None:
+        task_id = live.task.task_id
+        if task_id in running or task_id in waiting:
+            live.absent_since_s = None
+            if task_id in running:
+                self._tasks.move(live, TaskState.RUNNING)
+            elif live.task.state is not TaskState.RUNNING:
+                self._tasks.move(live, TaskState.QUEUED)
+                await self._count(live, running + waiting)
+            return
+        entry = await upstream.history(task_id)
+        if entry is not None:
+            await self._tasks.end(live, outcome(entry))
+        elif live.task.pending and not live.finishing:
+            await self._absent(upstream, live)
+
+    async def _count(self, live: LiveTask, queue: list[str]) -> None:
+        before = queue[: queue.index(live.task.task_id)]
+        mine = await self._tasks.ids(live.task.holder_id)
+        ahead = (len(before), sum(each in mine for each in before))
+        if ahead != live.ahead:
+            live.ahead = ahead
+            self._tasks.told(live)
+
+    async def _absent(self, upstream: Upstream, live: LiveTask) -> None:
+        if live.task.cancel_requested:
+            await self._tasks.end(live, Outcome(state=TaskState.CANCELLED))
+            return
+        now_s = time.monotonic()
+        if live.absent_since_s is None:
+            live.absent_since_s = now_s
+        if now_s - live.absent_since_s < _ABSENT_S:
+            return
+        comfy_id = upstream.comfy.comfy_id
+        restarted = upstream.status.epoch > live.task.lock.epoch
+        why = (
+            f"ComfyServer {comfy_id!r} was restarted, which emptied its queue"
+            if restarted
+            else f"ComfyServer {comfy_id!r} does not know it any more: it was restarted, or "
+            "somebody emptied its queue or history"
+        )
+        await self._tasks.end(live, Outcome(state=TaskState.LOST, reason=why))
+
+    async def _silent(
+        self, comfy_id: ComfyId, lives: list[LiveTask], error: ComfyUnreachable
+    ) -> None:
+        since_s = self._silent_since_s.setdefault(comfy_id, time.monotonic())
+        if time.monotonic() - since_s < _SILENT_S:
+            return
+        why = f"ComfyServer {comfy_id!r} has not answered for {_SILENT_S:.0f} s: {error.message}"
+        for live in lives:
+            await self._tasks.end(live, Outcome(state=TaskState.LOST, reason=why))

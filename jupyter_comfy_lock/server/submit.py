@@ -1,0 +1,187 @@
+"""Submitting a prompt: record it, send it once, say what was refused."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from http import HTTPStatus
+from logging import Logger
+from typing import Any
+from uuid import uuid4
+
+from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable
+from jupyter_comfy_lock.domain.lock import HolderId, Lock
+from jupyter_comfy_lock.domain.progress import Progress
+from jupyter_comfy_lock.domain.task import LockSnapshot, Outcome, Task, TaskId, TaskState
+from jupyter_comfy_lock.domain.workflow import check_api_workflow, rejection
+from jupyter_comfy_lock.server.live import LiveTask, live_of
+from jupyter_comfy_lock.server.locks import LockService
+from jupyter_comfy_lock.server.stream import HolderStream
+from jupyter_comfy_lock.server.tasks import TaskService
+from jupyter_comfy_lock.server.upstream import Answer, Upstream
+
+#: How long a submission waits for the holder's socket; polling does without it.
+_SOCKET_WAIT_S = 2.0
+
+#: The open stream of a holder, to be found at each submission: it changes with the lock.
+StreamOf = Callable[[HolderId], HolderStream | None]
+
+
+class Submitter:
+    """Sends prompts to the ComfyServers that their holders have locked."""
+
+    def __init__(
+        self, tasks: TaskService, locks: LockService, stream_of: StreamOf, log: Logger
+    ) -> None:
+        self._tasks = tasks
+        self._locks = locks
+        self._stream_of = stream_of
+        self._log = log
+
+    async def submit(
+        self,
+        holder_id: HolderId,
+        name: str,
+        workflow: object,
+        extra_data: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[LiveTask, Mapping[str, Any]]:
+        """Send a prompt under the holder's lock; return its task and ComfyUI's answer.
+
+        The task is recorded first, with the id that the prompt will have, so that a lost answer
+        leads to no second run. `options` are further keys of the body of `POST /prompt`.
+
+        Raises:
+            NoLock, StaleLock: nothing was recorded or sent (R2, R7).
+            InvalidWorkflow: likewise.
+            PromptRejected: ComfyUI refused it; nothing runs.
+            ComfyUnreachable: it was not sent.
+        """
+        lock = self._locks.check(holder_id, name)
+        prompt = check_api_workflow(workflow)
+        upstream = self._locks.upstream(lock.comfy_id)
+        stream = self._stream_of(holder_id)
+        if stream is not None:
+            await stream.ready(_SOCKET_WAIT_S)
+        task = self._new_task(lock, upstream, stream)
+        live = live_of(task, prompt)
+        await self._tasks.add(live)
+        # The lock may have been lost while the task was recorded (R7).
+        try:
+            self._locks.check(holder_id, name)
+            body = _body(task, prompt, extra_data, options)
+            answer = await self._send(upstream, live, body)
+        except ComfyLockError as error:
+            await self._tasks.end(live, Outcome(state=TaskState.REJECTED, reason=error.message))
+            raise
+        if answer is not None:
+            await self._answered(live, answer, prompt)
+        return live, {} if answer is None else answer.body
+
+    def _new_task(self, lock: Lock, upstream: Upstream, stream: HolderStream | None) -> Task:
+        now = time.time()
+        return Task(
+            task_id=TaskId(str(uuid4())),
+            holder_id=lock.holder_id,
+            node_id=self._locks.node_id,
+            state=TaskState.REGISTERED,
+            created_at=now,
+            name=lock.name,
+            lock=LockSnapshot(
+                comfy_id=lock.comfy_id,
+                url=upstream.comfy.url,
+                epoch=upstream.status.epoch,
+                fence=lock.fence,
+                mode=lock.mode,
+                client_id=stream.client_id if stream else "",
+                holder_id=lock.holder_id,
+                at=now,
+            ),
+        )
+
+    async def _send(
+        self, upstream: Upstream, live: LiveTask, body: Mapping[str, Any]
+    ) -> Answer | None:
+        """Send the prompt once, or again when it surely did not arrive; None if that is open."""
+        try:
+            answer = await upstream.submit(body)
+        except ComfyUnreachable as error:
+            if not error.sent:
+                raise
+            self._log.warning(
+                "The answer to prompt %s was lost: %s", live.task.task_id, error.message
+            )
+        else:
+            if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                return answer
+            # ComfyUI may answer 500 to a prompt that it has queued.
+            if not await self._arrived(upstream, live.task.task_id):
+                return answer
+            return Answer(HTTPStatus.OK, {"prompt_id": live.task.task_id})
+        try:
+            if await self._arrived(upstream, live.task.task_id):
+                return Answer(HTTPStatus.OK, {"prompt_id": live.task.task_id})
+            return await upstream.submit(body)
+        except ComfyLockError:
+            # Cut off twice: whoever follows the task will find out what became of it.
+            live.sent = True
+            return None
+
+    async def _arrived(self, upstream: Upstream, prompt_id: str) -> bool:
+        running, waiting = await upstream.queue()
+        if prompt_id in running or prompt_id in waiting:
+            return True
+        return await upstream.history(prompt_id) is not None
+
+    async def _answered(self, live: LiveTask, answer: Answer, prompt: Mapping[str, Any]) -> None:
+        task = live.task
+        if answer.status != HTTPStatus.OK:
+            error = rejection(task.task_id, task.name or task.holder_id, task.comfy_id, answer.body)
+            await self._tasks.end(live, Outcome(state=TaskState.REJECTED, reason=error.message))
+            raise error
+        dropped = answer.body.get("node_errors")
+        if isinstance(dropped, dict) and dropped:
+            refused = {
+                node for entry in dropped.values() for node in entry.get("dependent_outputs") or []
+            }
+            live.task = replace(live.task, dropped=_dropped(dropped, refused, prompt))
+            kept = [node for node in live.classes if node not in refused | set(dropped)]
+            live.progress = Progress(needed=live.progress.needed & frozenset(kept))
+        await self._tasks.accepted(live)
+
+
+def _body(
+    task: Task,
+    prompt: Mapping[str, Any],
+    extra_data: Mapping[str, Any] | None,
+    options: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    return {
+        **(options or {}),
+        "prompt": prompt,
+        "prompt_id": task.task_id,
+        "client_id": task.lock.client_id,
+        "extra_data": {
+            **(extra_data or {}),
+            # Lets an operator, or another installation, see whose a prompt in the queue is.
+            "jupyter_comfy_lock": {"holder_id": task.holder_id, "fence": task.lock.fence},
+        },
+    }
+
+
+def _dropped(
+    node_errors: Mapping[str, Any], refused: set[str], prompt: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Name the outputs that will not be made, with the faults that are to blame."""
+    outputs = refused or set(node_errors)
+    return {
+        output: {
+            "class_type": str(prompt.get(output, {}).get("class_type", "?")),
+            "errors": [
+                {**error, "node_id": node_id, "node_class": entry.get("class_type")}
+                for node_id, entry in node_errors.items()
+                if output in (entry.get("dependent_outputs") or [node_id])
+                for error in entry.get("errors") or []
+            ],
+        }
+        for output in sorted(outputs)
+    }

@@ -1,0 +1,326 @@
+"""Tasks: their states, their ends, and how to end them. Each ends exactly once (R9)."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from logging import Logger
+from typing import Any
+
+from tenacity import (
+    AsyncRetrying,
+    RetryError,
+    retry_if_result,
+    stop_after_delay,
+    wait_exponential,
+)
+
+from jupyter_comfy_lock.domain import comfy as says
+from jupyter_comfy_lock.domain.errors import (
+    ComfyLockError,
+    StoreUnavailable,
+    UnknownTask,
+)
+from jupyter_comfy_lock.domain.lock import HolderId
+from jupyter_comfy_lock.domain.task import (
+    Outcome,
+    Task,
+    TaskId,
+    TaskState,
+    may_move,
+)
+from jupyter_comfy_lock.server.live import LiveTask, live_of
+from jupyter_comfy_lock.server.locks import LockService
+from jupyter_comfy_lock.server.stream import Frame
+from jupyter_comfy_lock.store.tasks import TaskStore
+
+#: Progress is told at most this often per task.
+_TELL_EVERY_S = 0.05
+#: ComfyUI says "success" a moment before the history has it, and ends with `executing: null` after.
+_AFTER_OVER_S = 0.25
+#: Ended tasks that are kept in memory, with their last progress and preview.
+_REMEMBER = 500
+
+
+class TaskService:
+    """The tasks of this Jupyter server's holders."""
+
+    def __init__(
+        self,
+        store: TaskStore,
+        locks: LockService,
+        log: Logger,
+        on_change: Callable[[LiveTask], None],
+    ) -> None:
+        self._store = store
+        self._locks = locks
+        self._log = log
+        self._on_change = on_change
+        self._live: dict[TaskId, LiveTask] = {}
+        self._ids: dict[HolderId, set[str]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        #: Set when the queues should be looked at without waiting for the next round.
+        self.look_now = asyncio.Event()
+
+    async def add(self, live: LiveTask) -> None:
+        """Record a task before its prompt is sent, and follow it from here on.
+
+        Raises:
+            NoLock: its lock is not held (any more); nothing was recorded.
+        """
+        await self._store.register(live.task)
+        self._live[live.task.task_id] = live
+        (await self.ids(live.task.holder_id)).add(live.task.task_id)
+        self._on_change(live)
+
+    async def accepted(self, live: LiveTask) -> None:
+        """Note that the ComfyServer has the prompt."""
+        live.sent = True
+        self.move(live, TaskState.QUEUED)
+        if live.over:
+            self.in_background(self.finish(live))
+        elif live.task.cancel_requested:
+            await self._cancel_upstream([live])
+
+    # -- what the ComfyServer says -----------------------------------------------------------
+
+    def on_frame(self, holder_id: HolderId, frame: Frame) -> None:
+        """Take in a frame of the holder's socket."""
+        message = says.parse_text(frame) if isinstance(frame, str) else says.parse_binary(frame)
+        match message:
+            case None:
+                return
+            case says.Status():
+                self.look_now.set()
+                return
+            case says.Preview():
+                live = self._previewed(holder_id, message)
+            case _:
+                live = self._live.get(TaskId(message.prompt_id))
+        # Without a client id ComfyUI broadcasts; others' prompts are none of this holder's.
+        if live is None or live.task.holder_id != holder_id or not live.task.pending:
+            return
+        self._apply(live, message)
+
+    def _apply(self, live: LiveTask, message: says.Message) -> None:
+        match message:
+            case says.Executing(node=None):
+                live.over = True
+                self.in_background(self.finish(live))
+            case says.Over():
+                self.in_background(self._finish_later(live))
+            case says.Started():
+                self.move(live, TaskState.RUNNING)
+            case says.Preview():
+                live.preview = message
+                live.progress = replace(live.progress, preview=live.progress.preview + 1)
+                self._tell_soon(live)
+            case _:
+                live.progress = live.progress.after(message)
+                self._tell_soon(live)
+
+    def _previewed(self, holder_id: HolderId, preview: says.Preview) -> LiveTask | None:
+        if preview.prompt_id is not None:
+            return self._live.get(TaskId(preview.prompt_id))
+        running = [each for each in self.pending(holder_id) if each.task.state is TaskState.RUNNING]
+        return running[0] if len(running) == 1 else None
+
+    async def _finish_later(self, live: LiveTask) -> None:
+        await asyncio.sleep(_AFTER_OVER_S)
+        await self.finish(live)
+
+    async def finish(self, live: LiveTask) -> None:
+        """Read how the task ended, now that it has; if the history is late, wait for it."""
+        if live.finishing or not live.sent or not live.task.pending:
+            return
+        live.finishing = True
+        upstream = self._locks.upstream(live.task.comfy_id)
+        retrying = AsyncRetrying(
+            retry=retry_if_result(lambda entry: entry is None),
+            wait=wait_exponential(multiplier=0.005, max=0.5),
+            stop=stop_after_delay(3),
+        )
+        try:
+            entry: Mapping[str, Any] = await retrying(upstream.history, live.task.task_id)
+            await self.end(live, says.outcome(entry))
+        except (RetryError, ComfyLockError) as error:
+            # Polling goes on with it.
+            self._log.warning("No history of task %s yet: %s", live.task.task_id, error)
+        finally:
+            live.finishing = False
+
+    # -- state -------------------------------------------------------------------------------
+
+    def move(self, live: LiveTask, state: TaskState) -> None:
+        """Move a task on before its end; news that comes late changes nothing."""
+        if not may_move(live.task.state, state):
+            return
+        started_at = time.time() if state is TaskState.RUNNING else live.task.started_at
+        live.task = replace(live.task, state=state, started_at=started_at)
+        if state is TaskState.RUNNING:
+            live.ahead = None
+        self._on_change(live)
+        self.in_background(self._save(live.task))
+
+    async def end(self, live: LiveTask, outcome: Outcome) -> None:
+        """End a task, once: store it, then tell."""
+        ended = live.task.ended(outcome, at=time.time())
+        if ended is live.task:
+            return
+        if ended.state is TaskState.CANCELLED:
+            ended = replace(ended, reason=live.cancel_reason)
+        live.task = ended
+        live.ahead = None
+        if ended.state is TaskState.SUCCEEDED:
+            live.progress = live.progress.complete()
+        await self._save(ended)
+        self._log.info(
+            "Task %s of %s on %s %s%s",
+            ended.task_id,
+            ended.name or ended.holder_id,
+            ended.comfy_id,
+            ended.state,
+            f": {ended.reason}" if ended.reason else "",
+        )
+        self._on_change(live)
+        self._forget_oldest()
+
+    async def _save(self, task: Task) -> None:
+        try:
+            await self._store.save(task)
+        except StoreUnavailable as error:
+            self._log.error("Task %s is %s but not stored: %s", task.task_id, task.state, error)
+
+    def told(self, live: LiveTask) -> None:
+        """Tell the task's progress now."""
+        live.told_s = time.monotonic()
+        live.telling = False
+        self._on_change(live)
+
+    def _tell_soon(self, live: LiveTask) -> None:
+        if live.telling:
+            return
+        wait_s = live.told_s + _TELL_EVERY_S - time.monotonic()
+        if wait_s <= 0:
+            self.told(live)
+            return
+        live.telling = True
+        asyncio.get_running_loop().call_later(wait_s, self.told, live)
+
+    # -- cancel ------------------------------------------------------------------------------
+
+    async def cancel(self, live: LiveTask, reason: str = "cancelled") -> None:
+        """Ask for the task's end; it comes when the ComfyServer says so, and may be a success.
+
+        Raises:
+            ComfyUnreachable: the task's ComfyServer does not answer.
+        """
+        await self.cancel_all([live], reason)
+
+    async def cancel_all(self, tasks: Iterable[LiveTask], reason: str) -> None:
+        """Cancel several, with as few requests as there are ComfyServers.
+
+        Raises:
+            ComfyUnreachable: of the first ComfyServer that does not answer, after all were asked.
+        """
+        pending = [live for live in tasks if live.task.pending]
+        homes: dict[str, list[LiveTask]] = {}
+        for live in pending:
+            live.cancel_reason = reason
+            live.task = replace(live.task, cancel_requested=True)
+            # One that is being sent is cancelled when the answer is there.
+            if live.sent:
+                homes.setdefault(live.task.comfy_id, []).append(live)
+        results = await asyncio.gather(
+            *(self._cancel_upstream(each) for each in homes.values()), return_exceptions=True
+        )
+        self.look_now.set()
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _cancel_upstream(self, tasks: list[LiveTask]) -> None:
+        upstream = self._locks.upstream(tasks[0].task.comfy_id)
+        await upstream.cancel([live.task.task_id for live in tasks])
+        self.look_now.set()
+
+    # -- look up -----------------------------------------------------------------------------
+
+    async def find(self, task_id: str, holder_id: HolderId | None) -> Task:
+        """Return the task; only the holder's own, or anybody's for None (the Jupyter user).
+
+        Raises:
+            UnknownTask: there is none, or it is another holder's: which, is not told (R4).
+        """
+        live = self._live.get(TaskId(task_id))
+        task = live.task if live else await self._store.get(TaskId(task_id))
+        if task is None or holder_id not in (None, task.holder_id):
+            raise UnknownTask(task_id)
+        return task
+
+    def live(self, task_id: str) -> LiveTask | None:
+        """Return what is in memory of a task."""
+        return self._live.get(TaskId(task_id))
+
+    async def newest(self, holder_id: HolderId | None, limit: int) -> list[Task]:
+        """Return the newest tasks, newest first."""
+        tasks = await self._store.newest(holder_id, limit=limit)
+        return [live.task if (live := self._live.get(each.task_id)) else each for each in tasks]
+
+    def pending(self, holder_id: HolderId | None = None) -> list[LiveTask]:
+        """Return the tasks that have not ended, of a holder or of all."""
+        return [
+            live
+            for live in self._live.values()
+            if live.task.pending and holder_id in (None, live.task.holder_id)
+        ]
+
+    async def ids(self, holder_id: HolderId) -> set[str]:
+        """Return the ids of all the holder's tasks: what it may see of a ComfyServer (R4)."""
+        if holder_id not in self._ids:
+            stored = await self._store.newest(holder_id, limit=10_000)
+            # Another call may have loaded them meanwhile, and added to them.
+            self._ids.setdefault(holder_id, set()).update(task.task_id for task in stored)
+        return self._ids[holder_id]
+
+    def forget_holder(self, holder_id: HolderId) -> None:
+        """Drop what is remembered for a holder that is gone; its tasks are followed to the end."""
+        self._ids.pop(holder_id, None)
+
+    async def adopt(self, tasks: tuple[Task, ...]) -> None:
+        """Take over tasks whose Jupyter server is gone: cancel them, and follow them to their end.
+
+        Their kernels went with the server, so nobody waits for the pictures.
+        """
+        lives = [live_of(replace(task, node_id=self._locks.node_id), {}) for task in tasks]
+        for live in lives:
+            live.sent = True
+            self._live[live.task.task_id] = live
+        try:
+            await self.cancel_all(lives, "its Jupyter server was stopped")
+        except ComfyLockError as error:
+            self._log.warning("Tasks of a stopped Jupyter server run on: %s", error.message)
+
+    def in_background(self, work: "Awaitable[None]") -> None:
+        """Run `work` on its own; `stop` waits for it."""
+
+        async def run() -> None:
+            try:
+                await work
+            except ComfyLockError as error:
+                self._log.warning("%s", error.message)
+
+        task = asyncio.ensure_future(run())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def stop(self) -> None:
+        """Wait for what is being written."""
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    def _forget_oldest(self) -> None:
+        if len(self._live) <= 2 * _REMEMBER:
+            return
+        ended = [task_id for task_id, live in self._live.items() if not live.task.pending]
+        for task_id in ended[: len(self._live) - _REMEMBER]:
+            del self._live[task_id]

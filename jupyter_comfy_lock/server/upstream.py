@@ -1,0 +1,254 @@
+"""One connection to one ComfyServer: HTTP, WebSocket, health, version, epoch."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+
+from jupyter_comfy_lock.domain.comfy import FEATURE_FLAGS, queue_ids
+from jupyter_comfy_lock.domain.errors import (
+    ComfyLockError,
+    ComfyUnauthorized,
+    ComfyUnreachable,
+    ComfyUnsupported,
+    NotComfyUI,
+)
+from jupyter_comfy_lock.domain.pool import (
+    MINIMUM_VERSION,
+    ComfyServer,
+    ComfyStatus,
+    Health,
+    version_number,
+)
+
+#: The first ComfyUI whose jobs can be cancelled in one step, queued or running.
+_ATOMIC_CANCEL = (0, 26, 0)
+_QUICK = aiohttp.ClientTimeout(total=10, sock_connect=3)
+#: Validating a large graph on a busy ComfyServer takes its time.
+_SUBMIT = aiohttp.ClientTimeout(total=60, sock_connect=3)
+#: Seconds between pings; a socket that answers none is dead.
+_HEARTBEAT_S = 10.0
+
+
+def new_session() -> aiohttp.ClientSession:
+    """Return the HTTP client for all ComfyServers.
+
+    It keeps no cookies and decompresses nothing: what it fetches is handed on as it is.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        read_bufsize=2**18,
+        skip_auto_headers=("User-Agent", "Accept-Encoding"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a ComfyServer answered to `POST /prompt`."""
+
+    status: int
+    body: Mapping[str, Any]
+
+
+class Upstream:
+    """A ComfyServer of the pool, and what is known of it.
+
+    Nothing here sends a request anywhere but below the ComfyServer's own URL: redirects are not
+    followed (R10). No method but `submit`, `cancel` and `post` changes anything there (R11).
+    """
+
+    def __init__(self, comfy: ComfyServer, session: aiohttp.ClientSession) -> None:
+        self.comfy = comfy
+        self.session = session
+        self.status = ComfyStatus()
+        self._last_number = -1.0
+
+    async def look(self) -> ComfyStatus:
+        """Look at the ComfyServer and remember what was seen; never raises."""
+        try:
+            self._saw(await self.get("/system_stats"), await self.get("/prompt"))
+        except ComfyLockError as error:
+            self._saw_fault(error)
+        return self.status
+
+    def fault(self) -> ComfyLockError | None:
+        """Return why the ComfyServer cannot be used, as it was last seen; None if it can."""
+        comfy_id, seen = self.comfy.comfy_id, self.status
+        reason = seen.reason or "not looked at yet"
+        match seen.health:
+            case Health.OK:
+                return None
+            case Health.UNSUPPORTED:
+                minimum = ".".join(map(str, MINIMUM_VERSION))
+                return ComfyUnsupported(comfy_id, seen.version or "?", minimum)
+            case Health.UNAUTHORIZED:
+                return ComfyUnauthorized(comfy_id, HTTPStatus.UNAUTHORIZED)
+            case Health.NOT_COMFYUI:
+                return NotComfyUI(comfy_id, reason)
+        return ComfyUnreachable(comfy_id, reason)
+
+    async def get(self, path: str, **params: str) -> Any:
+        """Return the JSON of `GET path`.
+
+        Raises:
+            ComfyUnreachable, ComfyUnauthorized, NotComfyUI: there is no such JSON.
+        """
+        async with self._request("GET", path, timeout=_QUICK, params=params) as response:
+            self._refuse_other_than_ok(response)
+            try:
+                return json.loads(await response.read())
+            except ValueError:
+                raise NotComfyUI(self.comfy.comfy_id, f"GET {path} gave no JSON") from None
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> None:
+        """Send `body` as JSON to `path`; the answer does not matter but for its status."""
+        async with self._request("POST", path, timeout=_QUICK, json=body) as response:
+            self._refuse_other_than_ok(response)
+
+    async def submit(self, body: Mapping[str, Any]) -> Answer:
+        """Send a prompt and return the answer, also a refusal.
+
+        Raises:
+            ComfyUnreachable: no answer came. ComfyUI may have the prompt all the same.
+        """
+        async with self._request("POST", "/prompt", timeout=_SUBMIT, json=body) as response:
+            text = await response.read()
+            try:
+                answer = json.loads(text)
+            except ValueError:
+                answer = None
+            if not isinstance(answer, dict):
+                answer = {"error": {"message": text.decode(errors="replace")[:500]}}
+        self._note_number(answer.get("number"))
+        return Answer(response.status, answer)
+
+    async def queue(self) -> tuple[list[str], list[str]]:
+        """Return the ids of the prompts that run and of those that wait, in running order."""
+        queue = await self.get("/queue")
+        running, waiting = queue_ids(queue)
+        self.status = replace(self.status, queue_remaining=len(running) + len(waiting))
+        return running, waiting
+
+    async def history(self, prompt_id: str) -> Mapping[str, Any] | None:
+        """Return the history entry of an ended prompt; None if ComfyUI has none (yet)."""
+        entry = (await self.get(f"/history/{prompt_id}")).get(prompt_id)
+        return entry if isinstance(entry, dict) else None
+
+    async def cancel(self, prompt_ids: Iterable[str]) -> None:
+        """Take these prompts off the ComfyServer, and no others.
+
+        A prompt that runs stops at its next step or node; one whose last node runs may end well.
+        """
+        ids = list(prompt_ids)
+        if version_number(self.status.version) >= _ATOMIC_CANCEL:
+            await self.post("/api/jobs/cancel", {"job_ids": ids})
+            return
+        await self.post("/queue", {"delete": ids})
+        running, _ = await self.queue()
+        for prompt_id in set(ids) & set(running):
+            # Without the id it would stop whatever runs, whoever's it is.
+            await self.post("/interrupt", {"prompt_id": prompt_id})
+
+    @asynccontextmanager
+    async def socket(self, client_id: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Open the ComfyServer's WebSocket as `client_id`, and close it in the end."""
+        try:
+            async with self.session.ws_connect(
+                f"{self.comfy.url}/ws",
+                params={"clientId": client_id},
+                headers=self.comfy.headers,
+                heartbeat=_HEARTBEAT_S,
+                max_msg_size=0,
+            ) as socket:
+                await socket.send_str(FEATURE_FLAGS)
+                yield socket
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ComfyUnreachable(self.comfy.comfy_id, _why(error)) from error
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, path: str, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with self.session.request(
+                method,
+                self.comfy.url + path,
+                headers=self.comfy.headers,
+                allow_redirects=False,
+                **options,
+            ) as response:
+                yield response
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            sent = not isinstance(error, aiohttp.ClientConnectorError)
+            raise ComfyUnreachable(self.comfy.comfy_id, _why(error), sent=sent) from error
+
+    def _refuse_other_than_ok(self, response: aiohttp.ClientResponse) -> None:
+        comfy_id = self.comfy.comfy_id
+        if response.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise ComfyUnauthorized(comfy_id, response.status)
+        if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            why = f"it answered HTTP {response.status} to {response.method} {response.url.path}"
+            raise ComfyUnreachable(comfy_id, why)
+        if response.status != HTTPStatus.OK:
+            why = f"HTTP {response.status} to {response.method} {response.url.path}"
+            raise NotComfyUI(comfy_id, why)
+
+    def _saw(self, stats: Any, prompt: Any) -> None:
+        try:
+            version = str(stats["system"]["comfyui_version"])
+            remaining = int(prompt["exec_info"]["queue_remaining"])
+            devices = list(stats.get("devices") or [{}])
+        except (KeyError, TypeError, ValueError):
+            error = NotComfyUI(self.comfy.comfy_id, "its system_stats are not ComfyUI's")
+            self._saw_fault(error)
+            return
+        restarted = self.status.health is Health.UNREACHABLE and self.status.version is not None
+        old = version_number(version) < MINIMUM_VERSION
+        self.status = ComfyStatus(
+            health=Health.UNSUPPORTED if old else Health.OK,
+            reason=f"ComfyUI {version} is too old" if old else None,
+            version=version,
+            device=devices[0].get("name"),
+            memory_free=devices[0].get("vram_free"),
+            queue_remaining=remaining,
+            epoch=self.status.epoch + restarted,
+        )
+
+    def _saw_fault(self, error: ComfyLockError) -> None:
+        match error:
+            case ComfyUnauthorized():
+                health = Health.UNAUTHORIZED
+            case NotComfyUI():
+                health = Health.NOT_COMFYUI
+            case _:
+                health = Health.UNREACHABLE
+        reason = str(error.details.get("why", error.message))
+        self.status = replace(self.status, health=health, reason=reason, queue_remaining=None)
+
+    def _note_number(self, number: object) -> None:
+        # ComfyUI numbers prompts from 0 in each life.
+        if not isinstance(number, int) or number < 0:
+            return
+        if number <= self._last_number:
+            self.status = replace(self.status, epoch=self.status.epoch + 1)
+        self._last_number = number
+
+
+async def look_at_all(upstreams: Iterable[Upstream]) -> None:
+    """Look at all ComfyServers at once; a dead one delays nobody beyond its time-out."""
+    await asyncio.gather(*(each.look() for each in upstreams))
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "connection refused" if "refused" in str(error).lower() else str(error.os_error)
+    return str(error) or type(error).__name__
