@@ -1,0 +1,193 @@
+"""One embedded server: its parts put together, started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import signal
+import tempfile
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from jupyter_comfy_lock.embedded import routes_about, routes_files, routes_run
+from jupyter_comfy_lock.embedded.app_keys import STATE, ServerState
+from jupyter_comfy_lock.embedded.executor import Executor
+from jupyter_comfy_lock.embedded.files import Folders
+from jupyter_comfy_lock.embedded.hub import FEATURES, Hub
+from jupyter_comfy_lock.embedded.nodes import BUILT_IN
+from jupyter_comfy_lock.embedded.nodes.spec import NodeSpec
+from jupyter_comfy_lock.embedded.origin import guard
+from jupyter_comfy_lock.embedded.queue import PromptQueue
+
+MAX_BODY_BYTES = 100 * 1024 * 1024
+
+#: How long `stop` waits for a node that does not look whether it should stop.
+STOP_TIMEOUT_S = 5.0
+
+
+class EmbeddedComfy:
+    """A small server that speaks ComfyUI's protocol and runs image nodes on the CPU.
+
+        async with EmbeddedComfy() as comfy:
+            ...  # talk to comfy.url
+
+    Any number may run in one process; they share nothing. Without `base_directory` the files
+    are in a temporary folder that goes away at the end. `nodes` are added to the built-in
+    ones, or replace those of the same class. `middlewares` are aiohttp's, outermost first.
+    """
+
+    def __init__(
+        self,
+        name: str = "embedded",
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        base_directory: Path | str | None = None,
+        nodes: Iterable[NodeSpec] = (),
+        middlewares: Sequence[Middleware] = (),
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        self.name = name
+        self.host = host
+        #: The port that is listened on; 0 until the server has started, if it may choose.
+        self.port = port
+        self._base_directory = base_directory
+        self._nodes = {x.class_type: x for x in (*BUILT_IN, *nodes)}
+        self._middlewares = middlewares
+        self._max_body_bytes = max_body_bytes
+        self._stack: contextlib.AsyncExitStack | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the server answers, e.g. `http://127.0.0.1:8188`; no slash at the end."""
+        return f"http://{self.host}:{self.port}"
+
+    async def start(self) -> None:
+        """Answer requests and run prompts.
+
+        Raises:
+            OSError: the port is taken; nothing was started.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            folders = Folders(self._make_base(stack))
+            folders.create()
+            stack.callback(folders.wipe_temp)
+            queue = PromptQueue(lambda: hub.send_status())
+            features = {**FEATURES, "max_upload_size": self._max_body_bytes}
+            hub = Hub(queue.remaining, features)
+            state = ServerState(self.name, self._nodes, folders, queue, hub, features)
+            hub.start()
+            runner = web.AppRunner(self._app(state), access_log=None, shutdown_timeout=1.0)
+            stack.push_async_callback(runner.cleanup)
+            stack.push_async_callback(hub.stop)
+            await runner.setup()
+            site = web.TCPSite(runner, self.host, self.port)
+            await site.start()
+            self.port = runner.addresses[0][1]
+            worker = threading.Thread(
+                target=Executor(self._nodes, folders, hub, queue).work,
+                name=f"comfy-{self.name}",
+                daemon=True,  # a node that sleeps for an hour must not keep the process
+            )
+            worker.start()
+            stack.push_async_callback(asyncio.to_thread, worker.join, STOP_TIMEOUT_S)
+            stack.callback(queue.close)
+            self._stack = stack.pop_all()
+
+    async def stop(self) -> None:
+        """Interrupt what runs, close all connections, remove temporary files."""
+        if self._stack:
+            stack, self._stack = self._stack, None
+            await stack.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    def _make_base(self, stack: contextlib.AsyncExitStack) -> Path:
+        if self._base_directory is not None:
+            return Path(self._base_directory).resolve()
+        made = tempfile.TemporaryDirectory(prefix="comfy-", ignore_cleanup_errors=True)
+        return Path(stack.enter_context(made)).resolve()
+
+    def _app(self, state: ServerState) -> web.Application:
+        app = web.Application(
+            middlewares=[*self._middlewares, guard], client_max_size=self._max_body_bytes
+        )
+        app[STATE] = state
+        routes = [*routes_run.routes(), *routes_files.routes(), *routes_about.routes()]
+        app.add_routes(routes)
+        app.add_routes([_below_api(x) for x in routes])
+        app.router.add_get("/", routes_about.page)
+        app.router.add_get("/{anything:.*}", routes_about.nothing_here)
+        return app
+
+
+def _below_api(route: web.RouteDef) -> web.RouteDef:
+    return web.RouteDef(route.method, f"/api{route.path}", route.handler, route.kwargs)
+
+
+def load_nodes(modules: Iterable[str]) -> list[NodeSpec]:
+    """Import modules and return what they list in `NODES`.
+
+    Raises:
+        ImportError: a module does not exist or has no `NODES`.
+    """
+    found: list[NodeSpec] = []
+    for name in modules:
+        module = importlib.import_module(name)
+        if not hasattr(module, "NODES"):
+            msg = f"module {name!r} has no NODES"
+            raise ImportError(msg)
+        found.extend(module.NODES)
+    return found
+
+
+def serve(
+    name: str = "comfy",
+    host: str = "127.0.0.1",
+    port: int = 0,
+    base_directory: Path | str | None = None,
+    nodes_modules: Sequence[str] = (),
+) -> None:
+    """Print `NAME http://HOST:PORT`, then serve until SIGINT or SIGTERM.
+
+    Raises:
+        ImportError: see `load_nodes`.
+        OSError: the port is taken.
+    """
+    comfy = EmbeddedComfy(
+        name,
+        host=host,
+        port=port,
+        base_directory=base_directory,
+        nodes=load_nodes(nodes_modules),
+    )
+    asyncio.run(_serve(comfy))
+
+
+async def _serve(comfy: EmbeddedComfy) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Windows' event loops have no signal handlers; Ctrl+C raises there.
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, stopped.set)
+    async with comfy:
+        print(f"{comfy.name} {comfy.url}", flush=True)  # noqa: T201 - it is the result
+        await stopped.wait()
