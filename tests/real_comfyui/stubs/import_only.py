@@ -54,7 +54,8 @@ class _Below:
         module.__getattr__ = _attributes_of(module.__name__)  # type: ignore[method-assign]
 
         def call(*_: object, **__: object) -> None:
-            raise RuntimeError(f"{module.__name__} is only a stand-in here")
+            message = f"{module.__name__} is only a stand-in here"
+            raise RuntimeError(message)
 
         # What looks like a function is a module here: calling it must say why it fails.
         module.__class__ = type("StandIn", (ModuleType,), {"__call__": staticmethod(call)})

@@ -1,0 +1,107 @@
+"""A real Jupyter server as a process, with the extension and a pool."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.comfy_servers import leashed, test_environment, wait_for
+
+#: Variables through which the shell's own Jupyter would get in.
+FOREIGN = ("JUPYTER_", "JPY_", "COMFY_LOCK_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JupyterServer:
+    """A Jupyter server that answers."""
+
+    #: With a slash at its end.
+    url: str
+    token: str
+    pid: int
+    #: Notebooks are below `root`; what the server says is in `log`.
+    root: Path
+    log: Path
+    runtime: Path
+
+
+@contextmanager
+def jupyter_server(
+    pool: Sequence[Mapping[str, Any]],
+    *,
+    folder: Path,
+    app: str = "jupyter_server",
+    config: Mapping[str, Any] | None = None,
+) -> Iterator[JupyterServer]:
+    """Run a Jupyter server on a free port, with all it keeps in `folder`.
+
+    `app` is the module to run: "jupyter_server", "jupyterlab" or "notebook". `config` is laid
+    over the configuration, section by section.
+
+    Raises:
+        ServerDidNotStart: it ended or did not answer in time; its log is in the message.
+    """
+    places = {
+        "JUPYTER_CONFIG_DIR": folder / "config",
+        "JUPYTER_DATA_DIR": folder / "data",
+        "JUPYTER_RUNTIME_DIR": folder / "runtime",
+        "IPYTHONDIR": folder / "ipython",
+    }
+    root = folder / "root"
+    for place in (*places.values(), root):
+        place.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(16)
+    (folder / "config" / "jupyter_server_config.json").write_text(
+        json.dumps(_configuration(pool, token=token, root=root, config=config or {}))
+    )
+    inherited = {k: v for k, v in test_environment().items() if not k.startswith(FOREIGN)}
+    log = folder / "log"
+    with leashed(
+        [sys.executable, "-m", app],
+        log=log,
+        cwd=root,
+        env={**inherited, **{name: str(place) for name, place in places.items()}},
+    ) as process:
+
+        def announced() -> str | None:
+            files = list((folder / "runtime").glob("jpserver-*.json"))
+            return files[0].read_text() if files and files[0].stat().st_size else None
+
+        info = json.loads(wait_for(announced, process=process, log=log, timeout_s=120))
+        yield JupyterServer(
+            url=info["url"],
+            token=token,
+            pid=info["pid"],
+            root=root,
+            log=log,
+            runtime=folder / "runtime",
+        )
+
+
+def _configuration(
+    pool: Sequence[Mapping[str, Any]], *, token: str, root: Path, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    settings: dict[str, dict[str, Any]] = {
+        "ServerApp": {
+            "ip": "127.0.0.1",
+            "port": 0,
+            "open_browser": False,
+            "allow_root": os.geteuid() == 0,
+            "root_dir": str(root),
+        },
+        "IdentityProvider": {"token": token},
+        # The tests' page scripts reach Lab through window.jupyterapp.
+        "LabApp": {"expose_app_in_browser": True, "news_url": None},
+        "JupyterNotebookApp": {"expose_app_in_browser": True},
+        "ComfyLock": {"pool": list(pool)},
+    }
+    for section, values in config.items():
+        settings.setdefault(section, {}).update(values)
+    return settings
