@@ -1,10 +1,144 @@
-"""Each notebook kernel gets a ComfyUI server of its own."""
+"""Each notebook kernel gets a ComfyUI server of its own.
+
+    import jupyter_comfy_lock as comfy
+
+    comfy.servers()               # the pool
+    comfy.lock("gpu-1")           # this kernel uses gpu-1 from now on
+    task = comfy.submit("workflow_api.json")
+    task.wait().images            # PIL images
+    comfy.release()
+
+`comfy.locked_server` is the id of the locked ComfyServer or None; assign an id to lock, None to
+release. `comfy.url` is a base URL for any other ComfyUI client. Importing this asks nobody
+anything and loads nothing heavy; the first call says hello to the Jupyter server.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from jupyter_comfy_lock.domain.errors import ComfyLockError as ComfyLockError
+    from jupyter_comfy_lock.domain.errors import ComfyUnreachable as ComfyUnreachable
+    from jupyter_comfy_lock.domain.errors import EmptyPool as EmptyPool
+    from jupyter_comfy_lock.domain.errors import InvalidWorkflow as InvalidWorkflow
+    from jupyter_comfy_lock.domain.errors import LockRefused as LockRefused
+    from jupyter_comfy_lock.domain.errors import NoServerExtension as NoServerExtension
+    from jupyter_comfy_lock.domain.errors import PromptRejected as PromptRejected
+    from jupyter_comfy_lock.domain.errors import ServerConsistencyError as ServerConsistencyError
+    from jupyter_comfy_lock.domain.errors import StaleLock as StaleLock
+    from jupyter_comfy_lock.domain.errors import TaskCancelled as TaskCancelled
+    from jupyter_comfy_lock.domain.errors import TaskFailed as TaskFailed
+    from jupyter_comfy_lock.domain.errors import TaskLost as TaskLost
+    from jupyter_comfy_lock.domain.errors import UnknownComfy as UnknownComfy
+    from jupyter_comfy_lock.domain.errors import UnknownTask as UnknownTask
+    from jupyter_comfy_lock.domain.errors import WrongCredential as WrongCredential
+    from jupyter_comfy_lock.kernel.api import OutputsDropped as OutputsDropped
+    from jupyter_comfy_lock.kernel.api import lock as lock
+    from jupyter_comfy_lock.kernel.api import release as release
+    from jupyter_comfy_lock.kernel.api import servers as servers
+    from jupyter_comfy_lock.kernel.api import status as status
+    from jupyter_comfy_lock.kernel.api import submit as submit
+    from jupyter_comfy_lock.kernel.api import task as task
+    from jupyter_comfy_lock.kernel.api import tasks as tasks
+    from jupyter_comfy_lock.kernel.task import Task as Task
+    from jupyter_comfy_lock.kernel.task import TaskNotEnded as TaskNotEnded
+    from jupyter_comfy_lock.kernel.views import Lock as Lock
+
+    #: The id of the ComfyServer that this kernel has locked, or None. Assign to lock or release.
+    locked_server: str | None
+    #: The base URL of this kernel's gateway, for any ComfyUI client.
+    url: str
 
 __version__ = "0.1.0"
+
+_API = "jupyter_comfy_lock.kernel.api"
+_ERRORS = "jupyter_comfy_lock.domain.errors"
+
+#: Where each public name is; imported when it is first used.
+_HOMES = {
+    **dict.fromkeys(("lock", "release", "servers", "status", "submit", "task", "tasks"), _API),
+    "OutputsDropped": _API,
+    "Lock": "jupyter_comfy_lock.kernel.views",
+    "Task": "jupyter_comfy_lock.kernel.task",
+    "TaskNotEnded": "jupyter_comfy_lock.kernel.task",
+    **dict.fromkeys(
+        (
+            "ComfyLockError",
+            "ComfyUnreachable",
+            "EmptyPool",
+            "InvalidWorkflow",
+            "LockRefused",
+            "NoServerExtension",
+            "PromptRejected",
+            "ServerConsistencyError",
+            "StaleLock",
+            "TaskCancelled",
+            "TaskFailed",
+            "TaskLost",
+            "UnknownComfy",
+            "UnknownTask",
+            "WrongCredential",
+        ),
+        _ERRORS,
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    found = getattr(importlib.import_module(home), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, "locked_server", "url"})
+
+
+class _Comfy(ModuleType):
+    """The module itself, so that `comfy.locked_server` can be read and assigned."""
+
+    @property
+    def locked_server(self) -> str | None:
+        """The id of the ComfyServer that this kernel has locked, or None."""
+        from jupyter_comfy_lock.kernel.api import locked_server  # noqa: PLC0415 - as _HOMES
+
+        return locked_server()
+
+    @locked_server.setter
+    def locked_server(self, comfy_id: str | None) -> None:
+        from jupyter_comfy_lock.kernel.api import lock, release  # noqa: PLC0415 - as _HOMES
+
+        if comfy_id is None:
+            release()
+        else:
+            lock(comfy_id)
+
+    @property
+    def url(self) -> str:
+        """The base URL of this kernel's gateway, for any ComfyUI client."""
+        from jupyter_comfy_lock.kernel.api import url  # noqa: PLC0415 - as _HOMES
+
+        return url()
+
+
+sys.modules[__name__].__class__ = _Comfy
+
+
+def load_ipython_extension(ipython: InteractiveShell) -> None:
+    """`%load_ext jupyter_comfy_lock` gives `%comfy`."""
+    from jupyter_comfy_lock.kernel.magics import load  # noqa: PLC0415 - needs IPython
+
+    load(ipython)
 
 
 def _jupyter_server_extension_points() -> list[dict[str, Any]]:

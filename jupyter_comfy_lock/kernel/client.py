@@ -1,0 +1,219 @@
+"""The Jupyter server's REST API, as calls. The only module that knows its paths."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+from httpx_sse import ServerSentEvent, SSEError, connect_sse
+
+from jupyter_comfy_lock.domain.errors import (
+    ComfyLockError,
+    NoServerExtension,
+    WrongCredential,
+    error_from_json,
+)
+from jupyter_comfy_lock.kernel.connection import WAYS_OUT, Place
+from jupyter_comfy_lock.kernel.wire import ComfyJson, HelloJson, LockedJson, LockJson, TaskJson
+
+API = "comfy-lock/api/"
+
+#: Seconds. Locking and submitting wait for a ComfyServer that may be slow to answer.
+TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+#: The stream carries a comment every 15 s; silence for longer than this is a dead connection.
+STREAM_TIMEOUT = httpx.Timeout(40.0, connect=5.0)
+
+
+class ComfyClient:
+    """Asks one Jupyter server, in the name of whoever owns `credential`. Thread-safe.
+
+    Every method raises:
+        NoServerExtension: nothing answers there, or it has not this extension.
+        WrongCredential: the Jupyter server does not accept us.
+        ComfyLockError: the error that the server named, as its own class.
+    """
+
+    def __init__(self, place: Place, *, transport: httpx.BaseTransport | None = None) -> None:
+        self.place = place
+        self._http = httpx.Client(
+            base_url=place.url,
+            timeout=TIMEOUT,
+            transport=transport or _transport(place),
+        )
+
+    def hello(self, instance: str, *, kernel_id: str, pid: int, name: str | None) -> HelloJson:
+        """Say who we are; the answer has the credential for everything else."""
+        authorization = self.place.authorization()
+        response = self._send(
+            "POST",
+            API + "holders",
+            headers={"Authorization": authorization} if authorization else {},
+            json={
+                "kernel_id": kernel_id,
+                "instance": instance,
+                "pid": pid,
+                "kind": self.place.kind,
+                "name": name,
+            },
+        )
+        return cast(HelloJson, response.json())
+
+    def leave(self, credential: str) -> None:
+        """Leave; what was held is released."""
+        self._send("DELETE", API + "holders/me", headers=_as(credential), timeout=1.0)
+
+    def pool(self, credential: str) -> list[ComfyJson]:
+        """Return the ComfyServers, in the pool's order."""
+        return cast(list[ComfyJson], self._ask(credential, "GET", "pool")["servers"])
+
+    def locks(self, credential: str) -> list[LockJson]:
+        """Return this kernel's lock, or nothing."""
+        return cast(list[LockJson], self._ask(credential, "GET", "locks")["locks"])
+
+    def lock(self, credential: str, comfy_id: str | None, mode: str) -> tuple[LockedJson, bool]:
+        """Lock; the second value says whether the lock is new."""
+        response = self._send(
+            "POST",
+            API + "locks",
+            headers=_as(credential),
+            json={"comfy_id": comfy_id, "mode": mode},
+        )
+        return cast(LockedJson, response.json()), response.status_code == httpx.codes.CREATED
+
+    def release(self, credential: str) -> LockJson | None:
+        """Release; return what was held."""
+        return cast(LockJson | None, self._ask(credential, "DELETE", "locks/mine")["released"])
+
+    def submit(
+        self, credential: str, prompt: Mapping[str, Any], extra_data: Mapping[str, Any] | None
+    ) -> TaskJson:
+        """Send a prompt under this kernel's lock."""
+        body = {"prompt": prompt, "extra_data": extra_data}
+        return cast(TaskJson, self._ask(credential, "POST", "tasks", json=body))
+
+    def tasks(self, credential: str) -> list[TaskJson]:
+        """Return this kernel's tasks."""
+        return cast(list[TaskJson], self._ask(credential, "GET", "tasks")["tasks"])
+
+    def task(self, credential: str, task_id: str) -> TaskJson:
+        """Return one task."""
+        return cast(TaskJson, self._ask(credential, "GET", f"tasks/{task_id}"))
+
+    def cancel(self, credential: str, task_id: str) -> TaskJson:
+        """Ask for the end of a task; return it as it is now."""
+        return cast(TaskJson, self._ask(credential, "POST", f"tasks/{task_id}/cancel", json={}))
+
+    def file(self, credential: str, path: str) -> bytes:
+        """Return the bytes of a task's file."""
+        return self._send("GET", path, headers=_as(credential)).content
+
+    def gateway(self, hello: HelloJson) -> str:
+        """Return the absolute base URL of this kernel's gateway."""
+        return urljoin(self.place.url, hello["gateway_path"])
+
+    @contextmanager
+    def events(self, credential: str) -> Iterator[Iterator[ServerSentEvent]]:
+        """Open the event stream; what it gives are its events, until it drops."""
+        try:
+            with connect_sse(
+                self._http,
+                "GET",
+                API + "events",
+                headers=_as(credential),
+                timeout=STREAM_TIMEOUT,
+            ) as source:
+                if source.response.is_error:
+                    source.response.read()
+                self._check(source.response)
+                yield source.iter_sse()
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
+        except SSEError as error:
+            msg = f"{self.place.url}{API}events is no event stream: {error}"
+            raise NoServerExtension(msg) from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _ask(self, credential: str, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
+        response = self._send(method, API + path, headers=_as(credential), **kwargs)
+        return cast(dict[str, Any], response.json())
+
+    def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **kwargs)
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
+        self._check(response)
+        return response
+
+    def _silent(self, error: httpx.TransportError) -> NoServerExtension:
+        hint = ""
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            hint = " Its certificate is not trusted here: set SSL_CERT_FILE to its authority's."
+        why = str(error) or type(error).__name__
+        return NoServerExtension(
+            f"The Jupyter server at {self.place.url} (found by {self.place.found_by}) does not "
+            f"answer: {why}.{hint} {WAYS_OUT}",
+            url=self.place.url,
+            silent=True,
+        )
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.is_success:
+            return
+        payload = _payload(response)
+        if "code" in payload:
+            raise error_from_json(payload)
+        said = str(payload.get("message") or response.reason_phrase)
+        if response.status_code == httpx.codes.NOT_FOUND:
+            msg = (
+                f"The Jupyter server at {self.place.url} (found by {self.place.found_by}) runs "
+                "without jupyter_comfy_lock. Install it where that server runs, see that "
+                "`jupyter server extension list` shows it as enabled there, and restart the server."
+            )
+            raise NoServerExtension(msg, url=self.place.url)
+        if response.status_code in (401, 403) or response.is_redirect:
+            msg = (
+                f"The Jupyter server at {self.place.url} does not accept {self._who()}: {said} "
+                f"(HTTP {response.status_code})."
+            )
+            raise WrongCredential(msg, url=self.place.url)
+        msg = (
+            f"The Jupyter server at {self.place.url} failed ({said}, HTTP "
+            f"{response.status_code}); its log says why."
+        )
+        raise ComfyLockError(msg, url=self.place.url)
+
+    def _who(self) -> str:
+        if self.place.kernel_id:
+            return f"kernel {self.place.kernel_id}"
+        if not self.place.token:
+            return "a caller without a token (COMFY_LOCK_TOKEN is not set)"
+        if self.place.found_by == "COMFY_LOCK_URL":
+            return "the token in COMFY_LOCK_TOKEN"
+        return "the token that belongs to " + self.place.found_by
+
+
+def _as(credential: str) -> dict[str, str]:
+    return {"Authorization": f"ComfyKernel {credential}"}
+
+
+def _payload(response: httpx.Response) -> dict[str, Any]:
+    try:
+        found = response.json()
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _transport(place: Place) -> httpx.BaseTransport | None:
+    if place.uds:
+        return httpx.HTTPTransport(uds=place.uds)
+    if urlsplit(place.url).hostname in ("127.0.0.1", "localhost", "::1"):
+        # A transport of our own keeps a proxy of the environment out of loopback calls.
+        return httpx.HTTPTransport()
+    return None

@@ -1,0 +1,67 @@
+"""Tables as notebooks, terminals and rich consoles show them."""
+
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+T = TypeVar("T")
+
+
+class Listing(Sequence[T], Generic[T]):
+    """A read-only list that shows itself as a table. Subclasses say what a row is."""
+
+    columns: ClassVar[tuple[str, ...]] = ()
+    #: What to say when there is nothing to show.
+    nothing: ClassVar[str] = "Nothing."
+
+    def __init__(self, items: Sequence[T]) -> None:
+        self._items = list(items)
+
+    def row(self, item: T) -> tuple[str, ...]:
+        """Return the cells of `item`, one per column."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        return self._items[index]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        if not self._items:
+            return self.nothing
+        rows = [self.columns, *map(self.row, self._items)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(self.columns))]
+        rows.insert(1, tuple("─" * width for width in widths))
+        padded = ("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in rows)
+        return "\n".join(line.rstrip() for line in padded)
+
+    def _repr_html_(self) -> str:
+        if not self._items:
+            return f"<p>{html.escape(self.nothing)}</p>"
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        body = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in self.row(item))}</tr>"
+            for item in self._items
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def __rich__(self) -> "RichTable":
+        from rich.table import Table  # noqa: PLC0415 - only who prints with rich needs rich
+
+        table = Table(*self.columns)
+        for item in self._items:
+            table.add_row(*self.row(item))
+        return table
+
+    def _ipython_key_completions_(self) -> list[Any]:
+        return []

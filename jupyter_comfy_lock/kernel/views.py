@@ -1,0 +1,231 @@
+"""What the API hands out besides tasks: ComfyServers, the lock, this kernel's standing."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, overload
+
+from jupyter_comfy_lock.domain.errors import UnknownComfy
+from jupyter_comfy_lock.kernel.tables import Listing
+from jupyter_comfy_lock.kernel.task import Task
+from jupyter_comfy_lock.kernel.wire import ComfyHolderJson, ComfyJson, LockJson
+
+_CHOSEN = {
+    "pin": "which this notebook is pinned to",
+    "best": "the best free ComfyServer",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComfyHolder:
+    """One of those who hold a ComfyServer; `since` in seconds since the epoch."""
+
+    holder_id: str
+    name: str
+    mode: str
+    since: float
+
+    @classmethod
+    def from_json(cls, json: ComfyHolderJson) -> "ComfyHolder":
+        """Return the holder of the wire."""
+        return cls(**{key: json[key] for key in cls.__slots__})  # type: ignore[literal-required]
+
+    def __str__(self) -> str:
+        exclusively = ", exclusively" if self.mode == "exclusive" else ""
+        return f"{self.name or self.holder_id} ({ago(time.time() - self.since)}{exclusively})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comfy:
+    """A ComfyServer as it was last seen. `memory_free` in bytes."""
+
+    comfy_id: str
+    url: str
+    labels: tuple[str, ...]
+    capacity: int
+    health: str
+    reason: str | None
+    version: str | None
+    device: str | None
+    memory_free: int | None
+    queue_remaining: int | None
+    holders: tuple[ComfyHolder, ...]
+    #: Whether this kernel holds it.
+    mine: bool
+
+    @classmethod
+    def from_json(cls, json: ComfyJson) -> "Comfy":
+        """Return the ComfyServer of the wire."""
+        known = {key: json.get(key) for key in cls.__slots__}
+        known["labels"] = tuple(json["labels"])
+        known["holders"] = tuple(map(ComfyHolder.from_json, json["holders"]))
+        return cls(**known)  # type: ignore[arg-type]
+
+    @property
+    def free(self) -> int:
+        """How many more kernels can share it."""
+        if any(each.mode == "exclusive" for each in self.holders):
+            return 0
+        return max(0, self.capacity - len(self.holders))
+
+
+class Servers(Listing[Comfy]):
+    """The ComfyServers of the pool; `servers["gpu-1"]` finds one by its id."""
+
+    columns: ClassVar = ("", "id", "health", "ComfyUI", "device", "queue", "free", "held by")
+    nothing: ClassVar = (
+        "No ComfyServer is configured: set c.ComfyLock.pool in jupyter_server_config.py."
+    )
+
+    def row(self, item: Comfy) -> tuple[str, ...]:
+        """Return the cells of one ComfyServer."""
+        queue = "" if item.queue_remaining is None else str(item.queue_remaining)
+        health = item.health + (f": {item.reason}" if item.reason else "")
+        memory = "" if item.memory_free is None else f", {item.memory_free / 2**30:.1f} GiB free"
+        return (
+            "●" if item.mine else "",
+            item.comfy_id,
+            health.replace("_", " "),
+            item.version or "",
+            (item.device or "") + (memory if item.device else ""),
+            queue,
+            f"{item.free}/{item.capacity}",
+            ", ".join(map(str, item.holders)),
+        )
+
+    @overload
+    def __getitem__(self, index: int) -> Comfy: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Comfy]: ...
+
+    @overload
+    def __getitem__(self, index: str) -> Comfy: ...
+
+    def __getitem__(self, index: int | slice | str) -> Comfy | list[Comfy]:
+        if not isinstance(index, str):
+            return super().__getitem__(index)
+        found = next((each for each in self if each.comfy_id == index), None)
+        if found is None:
+            raise UnknownComfy(index, [each.comfy_id for each in self])
+        return found
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [each.comfy_id for each in self]
+
+
+class Tasks(Listing[Task]):
+    """Tasks of this kernel, newest first."""
+
+    columns: ClassVar = ("id", "on", "state", "progress", "seconds", "files", "why")
+    nothing: ClassVar = "This kernel has submitted no task."
+
+    def row(self, item: Task) -> tuple[str, ...]:
+        """Return the cells of one task."""
+        seconds = item.seconds
+        error = item.error
+        why = item.reason or (f"{error.exception_type}: {error.message}" if error else "")
+        return (
+            item.id,
+            item.comfy_id,
+            item.json["state"] + (" (cached)" if item.cached else ""),
+            "" if item.ended else str(item.progress),
+            "" if seconds is None else f"{seconds:.1f}",
+            str(len(item.json.get("files") or [])),
+            why.splitlines()[0] if why else "",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """The right of this kernel to use one ComfyServer."""
+
+    comfy_id: str
+    url: str
+    mode: str
+    #: Goes up with each lock of this ComfyServer.
+    fence: int
+    #: Seconds since the epoch.
+    since: float
+    #: Whether it was chosen by "name", as the notebook's "pin", or as the "best"; "" unknown.
+    chosen_by: str = ""
+    #: False where this kernel had the lock before it asked.
+    new: bool = True
+
+    @classmethod
+    def from_json(cls, json: LockJson, *, chosen_by: str = "", new: bool = True) -> "Lock":
+        """Return the lock of the wire."""
+        return cls(
+            comfy_id=json["comfy_id"],
+            url=json["url"],
+            mode=json["mode"],
+            fence=json["fence"],
+            since=json["granted_at"],
+            chosen_by=chosen_by,
+            new=new,
+        )
+
+    def sentence(self) -> str:
+        """Say which ComfyServer was locked, and why that one."""
+        exclusively = " exclusively" if self.mode == "exclusive" else ""
+        if not self.new:
+            return f"{self.comfy_id} is locked already{exclusively}."
+        why = _CHOSEN.get(self.chosen_by)
+        return f"Locked {self.comfy_id}{exclusively}" + (f", {why}." if why else ".")
+
+    def __repr__(self) -> str:
+        # No fence and no time: a notebook run twice shows the same text twice.
+        return f"Lock({self.comfy_id}, {self.mode})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How this kernel stands: who it is, what it holds, what it has running."""
+
+    kernel: str
+    server: str
+    lock: Lock | None
+    tasks: Tasks
+
+    def __repr__(self) -> str:
+        pending = sum(not each.ended for each in self.tasks)
+        held = "no lock" if self.lock is None else self.lock.comfy_id
+        since = "" if self.lock is None else f" ({self.lock.mode}, {ago_since(self.lock)})"
+        return (
+            f"{held}{since} · kernel {self.kernel} · Jupyter server {self.server}\n"
+            f"{len(self.tasks)} task(s), {pending} pending"
+        )
+
+
+class SecretUrl(str):
+    """A URL that carries this kernel's credential: usable as text, masked when shown."""
+
+    __slots__ = ("_shown",)
+    _shown: str
+
+    def __new__(cls, url: str, secret: str) -> "SecretUrl":
+        """Return `url`, in whose repr `secret` is masked."""
+        made = super().__new__(cls, url)
+        made._shown = url.replace(secret, "…") if secret else url
+        return made
+
+    def __repr__(self) -> str:
+        return repr(self._shown)
+
+
+def ago(seconds: float) -> str:
+    """Return "12 s", "3 min" or "2 h" for a length of time."""
+    seconds = max(0.0, seconds)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"
+
+
+def ago_since(lock: Lock) -> str:
+    """Return for how long `lock` has been held."""
+    return ago(time.time() - lock.since)
+
+
+def newest_first(tasks: Sequence[Task]) -> Tasks:
+    """Return the tasks as a table, the newest at its top."""
+    return Tasks(sorted(tasks, key=lambda each: each.json["created_at"], reverse=True))
