@@ -40,7 +40,7 @@ MAX_RESOLUTION = 16384
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
 
-class Interrupted(Exception):  # noqa: N818 - it is a request, not a fault
+class Interrupted(Exception):
     """Somebody asked for the running prompt to stop."""
 
 
