@@ -7,7 +7,7 @@ and newer versions more keys: what is unknown is not an error, it just means not
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jupyter_comfy_lock.domain.task import Outcome, TaskState
@@ -73,10 +73,11 @@ class GraphProgress:
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """A node has shown something."""
+    """A node has shown something: `output` is what the history will say of it."""
 
     prompt_id: str
     node: str
+    output: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,8 @@ def parse_text(text: str) -> Message | None:
         case "progress_state", {"prompt_id": str(prompt_id), "nodes": dict(nodes)}:
             return GraphProgress(prompt_id, _graph(nodes))
         case "executed", {"prompt_id": str(prompt_id), "node": str(node)}:
-            return Executed(prompt_id, node)
+            output = data.get("output")
+            return Executed(prompt_id, node, output if isinstance(output, dict) else {})
         case "execution_success" | "execution_interrupted", {"prompt_id": str(prompt_id)}:
             return Over(prompt_id)
         case "execution_error", {"prompt_id": str(prompt_id)}:

@@ -112,7 +112,7 @@ class Follower:
 
     async def _count(self, live: LiveTask, queue: list[str]) -> None:
         before = queue[: queue.index(live.task.task_id)]
-        mine = await self._tasks.ids(live.task.holder_id)
+        mine = (await self._tasks.belongings(live.task.holder_id)).ids
         ahead = (len(before), sum(each in mine for each in before))
         if ahead != live.ahead:
             live.ahead = ahead

@@ -99,7 +99,7 @@ class KernelWatcher:
         """
         if kernel_id in self._kernels or not kernel_id.startswith("attached-"):
             why = 'must begin with "attached-": others are ids of this Jupyter server\'s kernels'
-            raise BadRequest("kernel_id", why)
+            raise BadRequest(field="kernel_id", why=why)
         return await self._hello(kernel_id, instance, "attached", name, None)
 
     async def _hello(

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from logging import Logger
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jupyter_comfy_lock.domain.config import LeasePolicy
 from jupyter_comfy_lock.domain.errors import (
@@ -21,6 +21,9 @@ from jupyter_comfy_lock.domain.pool import best
 from jupyter_comfy_lock.domain.task import Task
 from jupyter_comfy_lock.server.upstream import Upstream, look_at_all
 from jupyter_comfy_lock.store.locks import LeaseLost, LockStore
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 ChosenBy = Literal["name", "pin", "best"]
 #: Told of each change: the holder, its lock now, and why it changed when it was not asked for.
@@ -72,6 +75,10 @@ class LockService:
             with suppress(asyncio.CancelledError):
                 await self._heartbeat
         await self._store.leave(self.node_id)
+
+    def leave_now(self, connection: "Connection") -> None:
+        """Do as `stop` does, in a transaction of the caller's, when there is no event loop."""
+        self._store.leave_now(connection, self.node_id)
 
     def held_by(self, holder_id: HolderId) -> Lock | None:
         """Return the holder's lock as it is known here, without asking the store."""

@@ -44,15 +44,17 @@ class Submitter:
         workflow: object,
         extra_data: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
+        task_id: TaskId | None = None,
     ) -> tuple[LiveTask, Mapping[str, Any]]:
         """Send a prompt under the holder's lock; return its task and ComfyUI's answer.
 
         The task is recorded first, with the id that the prompt will have, so that a lost answer
-        leads to no second run. `options` are further keys of the body of `POST /prompt`.
+        leads to no second run. `options` are further keys of the body of `POST /prompt`;
+        `task_id` is the id that the caller wants for it.
 
         Raises:
             NoLock, StaleLock: nothing was recorded or sent (R2, R7).
-            InvalidWorkflow: likewise.
+            InvalidWorkflow, BadRequest: likewise.
             PromptRejected: ComfyUI refused it; nothing runs.
             ComfyUnreachable: it was not sent.
         """
@@ -62,7 +64,7 @@ class Submitter:
         stream = self._stream_of(holder_id)
         if stream is not None:
             await stream.ready(_SOCKET_WAIT_S)
-        task = self._new_task(lock, upstream, stream)
+        task = self._new_task(task_id, lock, upstream, stream)
         live = live_of(task, prompt)
         await self._tasks.add(live)
         # The lock may have been lost while the task was recorded (R7).
@@ -77,10 +79,16 @@ class Submitter:
             await self._answered(live, answer, prompt)
         return live, {} if answer is None else answer.body
 
-    def _new_task(self, lock: Lock, upstream: Upstream, stream: HolderStream | None) -> Task:
+    def _new_task(
+        self,
+        task_id: TaskId | None,
+        lock: Lock,
+        upstream: Upstream,
+        stream: HolderStream | None,
+    ) -> Task:
         now = time.time()
         return Task(
-            task_id=TaskId(str(uuid4())),
+            task_id=task_id or TaskId(str(uuid4())),
             holder_id=lock.holder_id,
             node_id=self._locks.node_id,
             state=TaskState.REGISTERED,

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from logging import Logger
 from typing import Any
 
@@ -28,6 +28,7 @@ from jupyter_comfy_lock.domain.task import (
     TaskId,
     TaskState,
     may_move,
+    output_files,
 )
 from jupyter_comfy_lock.server.live import LiveTask, live_of
 from jupyter_comfy_lock.server.locks import LockService
@@ -40,6 +41,22 @@ _TELL_EVERY_S = 0.05
 _AFTER_OVER_S = 0.25
 #: Ended tasks that are kept in memory, with their last progress and preview.
 _REMEMBER = 500
+
+
+@dataclass(slots=True)
+class Belongings:
+    """What of any ComfyServer a holder may see (R4)."""
+
+    #: Its prompts.
+    ids: set[str] = field(default_factory=set)
+    #: The files that its tasks left, by (filename, subfolder, type), with the task they are of.
+    files: dict[tuple[str, str, str], TaskId] = field(default_factory=dict)
+
+    def add(self, task: Task, outputs: Mapping[str, Any] | None = None) -> None:
+        """Add a task and its files, or those among `outputs` that are known before its end."""
+        self.ids.add(task.task_id)
+        for file in output_files(task.outputs if outputs is None else outputs):
+            self.files[file.filename, file.subfolder, file.type] = task.task_id
 
 
 class TaskService:
@@ -57,7 +74,7 @@ class TaskService:
         self._log = log
         self._on_change = on_change
         self._live: dict[TaskId, LiveTask] = {}
-        self._ids: dict[HolderId, set[str]] = {}
+        self._belongings: dict[HolderId, Belongings] = {}
         self._background: set[asyncio.Task[None]] = set()
         #: Set when the queues should be looked at without waiting for the next round.
         self.look_now = asyncio.Event()
@@ -70,7 +87,7 @@ class TaskService:
         """
         await self._store.register(live.task)
         self._live[live.task.task_id] = live
-        (await self.ids(live.task.holder_id)).add(live.task.task_id)
+        (await self.belongings(live.task.holder_id)).add(live.task)
         self._on_change(live)
 
     async def accepted(self, live: LiveTask) -> None:
@@ -116,8 +133,15 @@ class TaskService:
                 live.progress = replace(live.progress, preview=live.progress.preview + 1)
                 self._tell_soon(live)
             case _:
+                if isinstance(message, says.Executed):
+                    # Clients fetch a picture as soon as they hear of it, before the task ends.
+                    self._note_files(live.task, {message.node: message.output})
                 live.progress = live.progress.after(message)
                 self._tell_soon(live)
+
+    def _note_files(self, task: Task, outputs: Mapping[str, Any]) -> None:
+        if mine := self._belongings.get(task.holder_id):
+            mine.add(task, outputs)
 
     def _previewed(self, holder_id: HolderId, preview: says.Preview) -> LiveTask | None:
         if preview.prompt_id is not None:
@@ -173,6 +197,7 @@ class TaskService:
         live.ahead = None
         if ended.state is TaskState.SUCCEEDED:
             live.progress = live.progress.complete()
+        self._note_files(ended, ended.outputs)
         await self._save(ended)
         self._log.info(
             "Task %s of %s on %s %s%s",
@@ -275,17 +300,19 @@ class TaskService:
             if live.task.pending and holder_id in (None, live.task.holder_id)
         ]
 
-    async def ids(self, holder_id: HolderId) -> set[str]:
-        """Return the ids of all the holder's tasks: what it may see of a ComfyServer (R4)."""
-        if holder_id not in self._ids:
+    async def belongings(self, holder_id: HolderId) -> Belongings:
+        """Return what the holder may see, also of tasks before a restart of this server."""
+        if holder_id not in self._belongings:
             stored = await self._store.newest(holder_id, limit=10_000)
             # Another call may have loaded them meanwhile, and added to them.
-            self._ids.setdefault(holder_id, set()).update(task.task_id for task in stored)
-        return self._ids[holder_id]
+            mine = self._belongings.setdefault(holder_id, Belongings())
+            for task in reversed(stored):
+                mine.add(task)
+        return self._belongings[holder_id]
 
     def forget_holder(self, holder_id: HolderId) -> None:
         """Drop what is remembered for a holder that is gone; its tasks are followed to the end."""
-        self._ids.pop(holder_id, None)
+        self._belongings.pop(holder_id, None)
 
     async def adopt(self, tasks: tuple[Task, ...]) -> None:
         """Take over tasks whose Jupyter server is gone: cancel them, and follow them to their end.

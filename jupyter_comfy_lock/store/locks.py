@@ -22,7 +22,7 @@ from jupyter_comfy_lock.store.rows import lock_of, task_of
 from jupyter_comfy_lock.store.schema import locks, nodes, tasks
 
 
-class LeaseLost(Exception):  # noqa: N818 - said to the lock service only, which ends what it held
+class LeaseLost(Exception):
     """The node's lease had ended before it was renewed: its locks are gone."""
 
 
@@ -98,11 +98,11 @@ class LockStore:
 
     async def leave(self, node_id: str) -> None:
         """End the node's lease now, so that the next one to look takes over what it left."""
-        await self._db.run(
-            lambda c: c.execute(
-                update(nodes).where(nodes.c.node_id == node_id).values(expires_at_us=0)
-            )
-        )
+        await self._db.run(lambda c: self.leave_now(c, node_id))
+
+    def leave_now(self, c: Connection, node_id: str) -> None:
+        """Do as `leave` does, in a transaction of the caller's."""
+        c.execute(update(nodes).where(nodes.c.node_id == node_id).values(expires_at_us=0))
 
     async def expire(self, node_id: str) -> Expired:
         """End the locks of nodes whose lease is over and hand their tasks to `node_id`.

@@ -39,7 +39,9 @@ class TaskStore:
                 raise NoLock(task.name or task.holder_id, prompt=task.task_id)
             known = select(tasks.c.task_id).where(tasks.c.task_id == task.task_id)
             if c.scalar(known) is not None:
-                raise BadRequest("prompt_id", "is the id of an earlier prompt; leave it out")
+                raise BadRequest(
+                    field="prompt_id", why="is the id of an earlier prompt; leave it out"
+                )
             c.execute(insert(tasks), task_columns(task))
 
         await self._db.run(work)

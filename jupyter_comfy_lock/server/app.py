@@ -1,0 +1,233 @@
+"""The server extension: settings, wiring, start and stop. The one module that knows all others."""
+
+import asyncio
+import atexit
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from jupyter_core.paths import jupyter_data_dir
+from jupyter_core.utils import ensure_async
+from jupyter_server.extension.application import ExtensionApp
+from traitlets import Any as AnyTrait
+from traitlets import Float
+
+from jupyter_comfy_lock.domain.config import LeasePolicy, parse_pool
+from jupyter_comfy_lock.domain.errors import ComfyLockError, ConfigError
+from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, lock_to_json
+from jupyter_comfy_lock.domain.pool import ComfyServer, comfy_to_json
+from jupyter_comfy_lock.server.events import EventHub
+from jupyter_comfy_lock.server.follow import Follower
+from jupyter_comfy_lock.server.gateway.handler import GatewayHandler
+from jupyter_comfy_lock.server.gateway.socket import GatewaySocket
+from jupyter_comfy_lock.server.handlers import HANDLERS
+from jupyter_comfy_lock.server.holders import Holder, HolderRegistry
+from jupyter_comfy_lock.server.kernels import KERNEL_ACTIONS, KernelWatcher
+from jupyter_comfy_lock.server.live import LiveTask
+from jupyter_comfy_lock.server.locks import LockService
+from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, Services
+from jupyter_comfy_lock.server.streams import HolderStreams
+from jupyter_comfy_lock.server.submit import Submitter
+from jupyter_comfy_lock.server.tasks import TaskService
+from jupyter_comfy_lock.server.upstream import Upstream, look_at_all, new_session
+from jupyter_comfy_lock.store.database import Database
+from jupyter_comfy_lock.store.locks import LockStore
+from jupyter_comfy_lock.store.tasks import TaskStore
+
+#: Seconds between two looks at the health of the pool.
+_LOOK_EVERY_S = 5.0
+#: Seconds that the end of a holder waits for its ComfyServer to take its prompts off the queue.
+_CANCEL_WAIT_S = 3.0
+
+
+class ComfyLock(ExtensionApp):
+    """Gives each notebook kernel a ComfyServer of its own."""
+
+    name = "jupyter_comfy_lock"
+    load_other_extensions = True
+
+    pool = AnyTrait(
+        [],
+        help="The ComfyServers: [{'id': 'gpu-1', 'url': 'http://…:8188', 'headers': {…}, "
+        "'labels': […], 'capacity': 4}, …]; only id and url are needed.",
+    ).tag(config=True)
+    lease_ttl_s = Float(
+        30.0, help="Seconds after which the locks of a Jupyter server that was killed end."
+    ).tag(config=True)
+
+    def initialize_settings(self) -> None:
+        """Check the configuration; a wrong one is told to every caller, and in the log."""
+        self.comfy_servers: tuple[ComfyServer, ...] = ()
+        self.policy = LeasePolicy()
+        try:
+            self.comfy_servers = parse_pool(self.pool)
+            self.policy = LeasePolicy(
+                ttl_s=self.lease_ttl_s,
+                renew_every_s=self.lease_ttl_s / 6,
+                margin_s=self.lease_ttl_s / 10,
+            )
+        except ConfigError as error:
+            self.log.critical("%s", error.message)
+            self.settings[CONFIG_ERROR] = error
+        assert self.serverapp is not None
+        assert self.serverapp.event_logger is not None
+        self.serverapp.event_logger.add_listener(
+            schema_id=KERNEL_ACTIONS, listener=self._on_kernel_action
+        )
+
+    def initialize_handlers(self) -> None:
+        """Add the REST API and the gateway."""
+        self.handlers.extend(HANDLERS)
+        self.handlers.extend(
+            [
+                (r"comfy-lock/gateway/([^/]+)/(?:api/)?ws", GatewaySocket),
+                (r"comfy-lock/gateway/([^/]+)/(.*)", GatewayHandler),
+            ]
+        )
+
+    async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
+        self._session: aiohttp.ClientSession = new_session()
+        self._upstreams = {
+            comfy.comfy_id: Upstream(comfy, self._session) for comfy in self.comfy_servers
+        }
+        self._database = Database(Path(jupyter_data_dir()) / "comfy-lock" / "store.sqlite")
+        self._events = EventHub()
+        self._registry = HolderRegistry()
+        self._task_store = TaskStore(self._database)
+        self._locks = LockService(
+            LockStore(self._database, ttl_s=self.policy.ttl_s),
+            self._upstreams,
+            self.policy,
+            self.log,
+        )
+        self._tasks = TaskService(self._task_store, self._locks, self.log, self._tell_task)
+        self._streams = HolderStreams(self._tasks.on_frame, self.log)
+        self._follower = Follower(self._tasks, self._upstreams, self.log)
+        self._kernels = KernelWatcher(
+            self._registry,
+            serverapp.kernel_manager,
+            serverapp.session_manager,
+            self.log,
+            self._end_holder,
+        )
+        self._locks.on_change = self._lock_changed
+        self._locks.adopt = self._tasks.adopt
+        self.settings[SERVICES] = Services(
+            upstreams=self._upstreams,
+            holders=self._registry,
+            kernels=self._kernels,
+            locks=self._locks,
+            tasks=self._tasks,
+            submitter=Submitter(self._tasks, self._locks, self._streams.of, self.log),
+            streams=self._streams,
+            events=self._events,
+            pin_of=self._pin_of,
+        )
+        await self._locks.start()
+        await self._task_store.tidy()
+        self._follower.start()
+        self._kernels.start()
+        self._health = asyncio.create_task(self._watch_health())
+        # Ctrl-C without a terminal leaves the event loop without calling stop_extension.
+        atexit.register(self._stop_without_loop)
+
+    async def stop_extension(self) -> None:
+        """Let go of everything: the Jupyter server stops."""
+        if SERVICES not in self.settings:
+            return
+        atexit.unregister(self._stop_without_loop)
+        self._health.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._health
+        await self._kernels.stop()
+        await self._follower.stop()
+        # What was just cancelled has mostly ended by now; one more look writes that down.
+        await self._follower.look()
+        self._events.close()
+        await self._streams.stop()
+        await self._tasks.stop()
+        await self._locks.stop()
+        await self._database.close()
+        await self._session.close()
+
+    def _stop_without_loop(self) -> None:
+        """Let go of what can be let go of when the event loop is gone: leave, and cancel."""
+        with contextlib.suppress(ComfyLockError):
+            self._database.transact(self._locks.leave_now)
+        homes: dict[ComfyId, list[str]] = {}
+        for live in self._tasks.pending():
+            homes.setdefault(live.task.comfy_id, []).append(live.task.task_id)
+        if homes:
+            asyncio.run(self._cancel_afresh(homes))
+
+    async def _cancel_afresh(self, homes: dict[ComfyId, list[str]]) -> None:
+        async with new_session() as session:
+            for comfy_id, task_ids in homes.items():
+                upstream = Upstream(self._upstreams[comfy_id].comfy, session)
+                await upstream.look()
+                with contextlib.suppress(ComfyLockError):
+                    await upstream.cancel(task_ids)
+
+    # jupyter_events passes these by keyword.
+    async def _on_kernel_action(self, logger: Any, schema_id: str, data: dict[str, Any]) -> None:
+        if SERVICES in self.settings:
+            await self._kernels.on_action(logger=logger, schema_id=schema_id, data=data)
+
+    async def _end_holder(self, holder: Holder, why: str) -> None:
+        """Release everything a holder held, its prompts first (R8)."""
+        pending = self._tasks.pending(holder.holder_id)
+        try:
+            cancelling = self._tasks.cancel_all(pending, f"its kernel ended: {why}")
+            await asyncio.wait_for(cancelling, _CANCEL_WAIT_S)
+        except (TimeoutError, ComfyLockError) as error:
+            self.log.warning("Prompts of %s may run on: %s", holder.holder_id, error)
+        await self._locks.release(holder.holder_id, LockEvent.HOLDER_GONE)
+        self._streams.close(holder.holder_id)
+        self._events.close(holder.holder_id)
+        self._tasks.forget_holder(holder.holder_id)
+
+    def _lock_changed(self, holder_id: HolderId, lock: Lock | None, why: str | None) -> None:
+        upstream = self._upstreams[lock.comfy_id] if lock else None
+        shown = None
+        if lock is not None and upstream is not None:
+            self._streams.open(holder_id, upstream)
+            shown = lock_to_json(lock, url=upstream.comfy.url, epoch=upstream.status.epoch)
+        else:
+            self._streams.close(holder_id)
+        self._events.publish("lock", holder_id, {"lock": shown, "reason": why}, to=holder_id)
+
+    def _tell_task(self, live: LiveTask) -> None:
+        self._events.publish("task", live.task.task_id, live.to_json(), to=live.task.holder_id)
+
+    async def _watch_health(self) -> None:
+        told: list[dict[str, Any]] = []
+        while True:
+            try:
+                await look_at_all(self._upstreams.values())
+                locks = await self._locks.all_held()
+                servers = [
+                    comfy_to_json(each.comfy, each.status, locks, None)
+                    for each in self._upstreams.values()
+                ]
+                if servers != told:
+                    told = servers
+                    self._events.publish("pool", "", {"servers": servers})
+            except ComfyLockError as error:
+                self.log.warning("%s", error.message)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _pin_of(self, holder: Holder) -> ComfyId | None:
+        """Return the ComfyServer named in the metadata of the holder's notebook."""
+        assert self.serverapp is not None
+        if holder.kind != "managed" or not holder.name.endswith(".ipynb"):
+            return None
+        try:
+            contents: Any = self.serverapp.contents_manager
+            model = await ensure_async(contents.get(holder.name))
+            pin = model["content"]["metadata"].get("comfy_lock", {}).get("pin")
+        except Exception:
+            # A notebook that cannot be read, for whatever reason, has no pin.
+            self.log.debug("No pin in %s", holder.name, exc_info=True)
+            return None
+        return ComfyId(pin) if isinstance(pin, str) else None

@@ -1,0 +1,131 @@
+"""The WebSocket side of the gateway: any number of local sockets on a holder's one stream."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from urllib.parse import unquote
+from uuid import uuid4
+
+from jupyter_server.auth.decorator import allow_unauthenticated
+from tornado.web import HTTPError
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
+
+from jupyter_comfy_lock.domain.errors import ComfyLockError
+from jupyter_comfy_lock.domain.isolation import my_frame, status_frame
+from jupyter_comfy_lock.domain.lock import Mode
+from jupyter_comfy_lock.domain.task import TaskState
+from jupyter_comfy_lock.server.gateway.call import mask
+from jupyter_comfy_lock.server.holders import Holder
+from jupyter_comfy_lock.server.services import SERVICES, Services
+from jupyter_comfy_lock.server.stream import Frame
+
+#: Close codes from the range left to applications.
+LOCK_LOST = 4001
+TOO_SLOW = 4002
+#: Frames that a local client may be behind.
+_BACKLOG = 1000
+
+
+class GatewaySocket(WebSocketHandler):
+    """One local client's socket.
+
+    The ComfyServer never sees it: it hears the holder's frames that are its own business, and
+    what it says goes no further. A client that does not read is closed, not waited for.
+    """
+
+    services: Services
+    holder: Holder
+
+    def prepare(self) -> None:
+        """Find out whose socket it is; it needs a lock like everything else (R2, R7)."""
+        credential = self.path_args[0]
+        mask(self, credential)
+        self.services = self.settings[SERVICES]
+        try:
+            self.holder = self.services.holders.by_credential(unquote(credential))
+            self.services.locks.check(self.holder.holder_id, self.holder.name)
+        except ComfyLockError as error:
+            raise HTTPError(error.http_status_hint, reason=error.code) from None
+
+    def check_origin(self, origin: str) -> bool:
+        """Accept any origin: the credential is in the path, and no page of another site has it."""
+        return True
+
+    @allow_unauthenticated
+    async def get(self, *args: str, **kwargs: str) -> None:
+        """Open the socket."""
+        await super().get(*args, **kwargs)
+
+    async def open(self, *_: str, **__: str) -> None:
+        """Greet as ComfyUI does, and pass on what comes from now on."""
+        self._metadata = False
+        self._frames: asyncio.Queue[Frame] = asyncio.Queue(_BACKLOG)
+        self._mine = await self.services.tasks.belongings(self.holder.holder_id)
+        self._sending = asyncio.create_task(self._send())
+        sid = self.get_query_argument("clientId", "") or uuid4().hex
+        self._frames.put_nowait(status_frame(self._pending(), sid))
+        self._stop_listening: Callable[[], None] = self.services.streams.listen(
+            self.holder.holder_id, self._on_frame
+        )
+
+    def on_message(self, message: str | bytes) -> None:
+        """Note the client's feature flags; nothing else that it says means anything to ComfyUI."""
+        try:
+            said = json.loads(message)
+        except ValueError:
+            return
+        if isinstance(said, dict) and said.get("type") == "feature_flags":
+            data = said.get("data")
+            self._metadata = (
+                isinstance(data, dict) and data.get("supports_preview_metadata") is True
+            )
+            self._put(json.dumps({"type": "feature_flags", "data": {**_FLAGS}}))
+
+    def on_close(self) -> None:
+        """Stop listening."""
+        if hasattr(self, "_stop_listening"):
+            self._stop_listening()
+            self._sending.cancel()
+
+    def _on_frame(self, frame: Frame | None) -> None:
+        """Take a frame of the holder's stream; None says that its lock is gone."""
+        if frame is None:
+            self.close(LOCK_LOST, "lock lost")
+            return
+        try:
+            lock = self.services.locks.check(self.holder.holder_id, self.holder.name)
+        except ComfyLockError as error:
+            self.close(LOCK_LOST, error.code)
+            return
+        pending = self.services.tasks.pending(self.holder.holder_id)
+        runs = any(live.task.state is TaskState.RUNNING for live in pending)
+        shown = my_frame(
+            frame,
+            self._mine.ids,
+            pending=len(pending),
+            alone=runs or lock.mode is Mode.EXCLUSIVE,
+            metadata=self._metadata,
+        )
+        if shown is not None:
+            self._put(shown)
+
+    def _put(self, frame: Frame) -> None:
+        try:
+            self._frames.put_nowait(frame)
+        except asyncio.QueueFull:
+            self.close(TOO_SLOW, "reads too slowly")
+
+    async def _send(self) -> None:
+        with suppress(WebSocketClosedError):
+            while True:
+                frame = await self._frames.get()
+                await self.write_message(frame, binary=isinstance(frame, bytes))
+
+    def _pending(self) -> int:
+        return len(self.services.tasks.pending(self.holder.holder_id))
+
+
+#: What the gateway can do, told to a client that asks.
+_FLAGS: dict[str, Any] = {"supports_preview_metadata": True}

@@ -1,0 +1,59 @@
+"""Copying an answer of a ComfyServer to whoever asked, as it comes."""
+
+from collections.abc import Mapping
+
+import aiohttp
+from tornado.iostream import StreamClosedError
+from tornado.web import RequestHandler
+
+#: What goes back. Everything else (cookies, CORS, security policies) is ComfyUI's own business
+#: and would act on the Jupyter server's pages.
+_BACK = (
+    "Content-Type",
+    "Content-Length",
+    "Content-Encoding",
+    "Content-Disposition",
+    "Content-Range",
+    "Accept-Ranges",
+    "ETag",
+    "Last-Modified",
+    "Cache-Control",
+    "Vary",
+)
+#: What goes there. No Host, Origin, Cookie or Authorization of the Jupyter server's (R10).
+_THERE = (
+    "Accept",
+    "Accept-Encoding",
+    "Accept-Language",
+    "Content-Type",
+    "If-Modified-Since",
+    "If-None-Match",
+    "If-Range",
+    "Range",
+)
+
+
+def headers_for(asked: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of a relayed request: of those asked with, the harmless; and our own."""
+    return {**{name: asked[name] for name in _THERE if name in asked}, **own}
+
+
+async def copy_answer(response: aiohttp.ClientResponse, handler: RequestHandler) -> None:
+    """Stream `response` to the client of `handler`; stop when the client is gone."""
+    handler.set_status(response.status, response.reason or None)
+    handler.clear_header("Content-Type")
+    for name in _BACK:
+        if name in response.headers:
+            handler.set_header(name, response.headers[name])
+    # What artists' servers make is shown on the Jupyter server's own origin: never as a page.
+    handler.set_header("X-Content-Type-Options", "nosniff")
+    handler.set_header("Content-Security-Policy", "sandbox")
+    try:
+        if handler.request.method != "HEAD":
+            async for chunk in response.content.iter_any():
+                handler.write(chunk)
+                await handler.flush()
+        await handler.finish()
+    except StreamClosedError:
+        # Closing the answer tells the ComfyServer to stop sending.
+        response.close()
