@@ -1,4 +1,3 @@
-import { hasEnded } from './task';
 import type { DroppedOutput, Progress, Task, TaskError } from './task';
 
 /** What is going on, without the state: "gpu-1 · 3 of 7 nodes · KSampler 12/20". */
@@ -90,16 +89,13 @@ export function share(done: number, total: number): number | null {
   return total > 0 ? Math.min(1, Math.max(0, done / total)) : null;
 }
 
-export function nodeShare(task: Task): number | null {
-  if (task.state === 'succeeded') {
-    return 1;
-  }
-  return share(task.progress.nodesDone, task.progress.nodesTotal);
+export function nodeShare({ progress }: Task): number | null {
+  return share(progress.nodesDone, progress.nodesTotal);
 }
 
-export function stepShare(task: Task): number | null {
-  const { value, max } = task.progress;
-  return hasEnded(task) || max <= 1 ? null : share(value, max);
+/** A node of one step has no steps to show. */
+export function stepShare({ progress }: Task): number | null {
+  return progress.max > 1 ? share(progress.value, progress.max) : null;
 }
 
 export function isImage(mediaType: string): boolean {

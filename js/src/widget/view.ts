@@ -77,18 +77,18 @@ export class TaskView {
   private _drawProgress(task: Task): void {
     const live = !hasEnded(task);
     const { progress } = task;
-    this._nodes.draw(live ? nodeShare(task) : null, nodes(progress));
-    this._steps.draw(live ? stepShare(task) : null, step(progress));
+    const moving = task.state === 'running';
+    this._nodes.draw(moving ? nodeShare(task) : null, nodes(progress));
+    this._steps.draw(moving ? stepShare(task) : null, step(progress));
     if (this._preview === null) {
       return;
     }
     if (live && progress.preview > 0) {
-      const api = this.apiPath;
       const id = encodeURIComponent(task.id);
-      this._preview.show(`${api}tasks/${id}/preview?v=${progress.preview}`);
+      const version = `?v=${progress.preview}`;
+      this._preview.show(`${this.apiPath}tasks/${id}/preview${version}`);
     }
-    // The last preview gives way when the picture itself is there.
-    if (task.state !== 'running' && (!live || task.files.length > 0)) {
+    if (!live) {
       this._preview.node.remove();
     }
   }

@@ -1,0 +1,181 @@
+"""The task view, in a real browser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from playwright.sync_api import Page, expect
+
+from tests.browser.widget_page import XSRF, widget_page
+
+
+def task(**fields: Any) -> dict[str, Any]:
+    return {
+        "task_id": "t-1",
+        "state": "running",
+        "reason": None,
+        "comfy_id": "gpu-1",
+        "started_at": 100.0,
+        "ended_at": None,
+        "queue": None,
+        "progress": {
+            "nodes_done": 3,
+            "nodes_total": 7,
+            "node_id": "3",
+            "node_class": "KSampler",
+            "value": 12,
+            "max": 20,
+            "preview": 0,
+        },
+        "cached": False,
+        "files": [],
+        "outputs": {},
+        "error": None,
+        "dropped": {},
+        **fields,
+    }
+
+
+def steps(value: int, preview: int) -> dict[str, Any]:
+    return {**task()["progress"], "value": value, "preview": preview}
+
+
+def file(n: int, media_type: str = "image/png") -> dict[str, Any]:
+    return {
+        "node_id": "9",
+        "kind": "images",
+        "filename": f"file-{n}",
+        "media_type": media_type,
+        "path": f"comfy-lock/api/tasks/t-1/files/{n}",
+    }
+
+
+def show(page: Page, **fields: Any) -> None:
+    page.evaluate("task => window.set('task', task)", task(**fields))
+
+
+def test_a_running_task_shows_where_it_is_and_how_far() -> None:
+    with widget_page() as (page, _):
+        show(page)
+        page.evaluate("window.set('label', 'Portrait')")
+        view = page.locator("#view")
+        expect(view.locator(".jp-ComfyTask-title")).to_have_text("Portrait")
+        expect(view.locator(".jp-ComfyTask-badge")).to_have_text("running")
+        expect(view.get_by_role("status")).to_have_text("gpu-1 · 3 of 7 nodes · KSampler 12/20")
+        nodes, step = view.get_by_role("progressbar").all()
+        expect(nodes).to_have_attribute("aria-valuenow", "43")
+        expect(step).to_have_attribute("aria-valuenow", "60")
+        expect(step).to_have_attribute("aria-valuetext", "KSampler 12/20")
+
+
+def test_previews_come_by_url_and_replace_each_other_in_place() -> None:
+    with widget_page() as (page, server):
+        preview = page.locator("#view .jp-ComfyTask-preview")
+        show(page, progress=steps(1, preview=1))
+        expect(preview).to_be_visible()
+        preview.evaluate("node => { window.first = node; window.src = node.src; }")
+        show(page, progress=steps(2, preview=2))
+        page.wait_for_function("window.first.src !== window.src && window.first.naturalWidth")
+        assert preview.evaluate("node => node === window.first")
+        assert server.asked == [
+            ("GET", "comfy-lock/api/tasks/t-1/preview?v=1", XSRF),
+            ("GET", "comfy-lock/api/tasks/t-1/preview?v=2", XSRF),
+        ]
+
+
+def test_many_draws_ask_for_the_newest_preview_only() -> None:
+    with widget_page() as (page, server):
+        page.evaluate(
+            "tasks => { for (const task of tasks) window.set('task', task); }",
+            [task(progress=steps(n % 20, preview=n)) for n in range(1, 101)],
+        )
+        expect(page.locator("#view .jp-ComfyTask-preview")).to_be_visible()
+        with page.expect_response("**/preview?v=101"):
+            show(page, progress=steps(20, preview=101))
+        # The first was on its way already, the 98 between were never worth a request.
+        assert [path.rpartition("=")[2] for _, path, _ in server.asked] == ["1", "100", "101"]
+
+
+def test_pictures_make_a_gallery_and_one_opens_large_until_escape() -> None:
+    with widget_page() as (page, _):
+        show(page, state="succeeded", ended_at=104.2, files=[file(0), file(1)])
+        expect(page.get_by_role("status")).to_have_text("gpu-1 · 2 pictures · 4.2 s")
+        expect(page.get_by_role("progressbar")).to_have_count(0)
+        expect(page.locator(".jp-ComfyTask-thumbnail img:visible")).to_have_count(2)
+        page.get_by_role("button", name="file-1").focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("dialog", name="file-1")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_file_that_is_no_picture_is_a_link() -> None:
+    with widget_page() as (page, _):
+        show(page, state="succeeded", files=[file(0, "audio/mpeg")])
+        link = page.get_by_role("link", name="file-0")
+        expect(link).to_have_attribute("href", "/user/ann/comfy-lock/api/tasks/t-1/files/0")
+
+
+def test_cancel_asks_the_jupyter_server_and_not_the_busy_kernel() -> None:
+    with widget_page() as (page, server):
+        show(page)
+        with page.expect_response("**/cancel"):
+            page.get_by_role("button", name="Cancel").click()
+        assert server.asked == [("POST", "comfy-lock/api/tasks/t-1/cancel", XSRF)]
+        assert page.evaluate("window.sent") == []
+        show(page, state="cancelled")
+        expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+
+
+def test_a_cancel_that_is_refused_says_why_and_can_be_tried_again() -> None:
+    with widget_page() as (page, server):
+        server.cancel_status = 403
+        show(page)
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_text("Could not cancel: not your task")).to_be_visible()
+        expect(page.get_by_role("button", name="Cancel")).to_be_enabled()
+
+
+def test_a_failed_task_shows_node_class_and_exception_and_hides_the_traceback() -> None:
+    with widget_page() as (page, _):
+        error = {
+            "node_id": "4",
+            "node_class": "TrRaise",
+            "exception_type": "ValueError",
+            "message": "boom",
+            "traceback": ["in run\n", "raise ValueError\n"],
+        }
+        show(page, state="failed", error=error)
+        title = page.get_by_text("TrRaise (node 4): ValueError: boom")
+        expect(title).to_be_visible()
+        expect(page.locator("pre")).to_be_hidden()
+        title.click()
+        expect(page.locator("pre")).to_have_text("in run\nraise ValueError\n")
+
+
+def test_outputs_that_were_left_out_are_named() -> None:
+    with widget_page() as (page, _):
+        errors = [{"type": "x", "message": "Required input is missing", "details": "images"}]
+        show(page, dropped={"9": {"class_type": "SaveImage", "errors": errors}})
+        expect(page.get_by_role("listitem")).to_have_text(
+            "SaveImage (node 9) was left out: Required input is missing: images"
+        )
+
+
+def test_outside_of_jupyter_there_is_text_alone_and_cancel_goes_to_the_kernel() -> None:
+    with widget_page(in_jupyter=False) as (page, server):
+        show(page, progress=steps(12, preview=4), files=[file(0)])
+        expect(page.get_by_role("status")).to_have_text("gpu-1 · 3 of 7 nodes · KSampler 12/20")
+        expect(page.locator("img")).to_have_count(0)
+        page.get_by_role("button", name="Cancel").click()
+        page.wait_for_function("window.sent.length")
+        assert page.evaluate("window.sent") == [{"kind": "cancel"}]
+        assert server.asked == []
+
+
+def test_a_view_that_ended_listens_no_more() -> None:
+    with widget_page() as (page, _):
+        show(page)
+        page.evaluate("window.life.abort()")
+        left = page.evaluate("[...window.listeners.values()].flat().length")
+        assert left == 0
