@@ -23,7 +23,9 @@ def main(command: list[str]) -> int:
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def stop_when_let_go() -> None:
-        sys.stdin.buffer.read()
+        # Not sys.stdin: a thread that waits in it makes Python abort when it ends.
+        while os.read(0, 4096):
+            pass
         _signal(child.pid, signal.SIGTERM)
         try:
             child.wait(GRACE_S)

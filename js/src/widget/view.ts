@@ -60,8 +60,10 @@ export class TaskView {
   /** Show `task`, under `label` when it is not empty. */
   draw(task: Task | null, label: string): void {
     this._task = task;
-    put(this._title, label);
-    this._title.hidden = label === '';
+    // The line begins with the ComfyUI server's id: as a title it would be said twice.
+    const title = label === task?.comfyId ? '' : label;
+    put(this._title, title);
+    this._title.hidden = title === '';
     this._el.dataset['state'] = task?.state ?? '';
     put(this._badge, task?.state ?? 'waiting');
     put(this._text, task === null ? '' : detail(task));
