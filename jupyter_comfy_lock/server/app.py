@@ -56,6 +56,9 @@ class ComfyLock(ExtensionApp):
         30.0, help="Seconds after which the locks of a Jupyter server that was killed end."
     ).tag(config=True)
 
+    #: None until the extension has started.
+    _services: Services | None = None
+
     def initialize_settings(self) -> None:
         """Check the configuration; a wrong one is told to every caller, and in the log."""
         self.comfy_servers: tuple[ComfyServer, ...] = ()
@@ -113,7 +116,8 @@ class ComfyLock(ExtensionApp):
         )
         self._locks.on_change = self._lock_changed
         self._locks.adopt = self._tasks.adopt
-        self.settings[SERVICES] = Services(
+        # The web application took its copy of `self.settings` before the loop ran.
+        serverapp.web_app.settings[SERVICES] = self._services = Services(
             upstreams=self._upstreams,
             holders=self._registry,
             kernels=self._kernels,
@@ -134,7 +138,7 @@ class ComfyLock(ExtensionApp):
 
     async def stop_extension(self) -> None:
         """Let go of everything: the Jupyter server stops."""
-        if SERVICES not in self.settings:
+        if self._services is None:
             return
         atexit.unregister(self._stop_without_loop)
         self._health.cancel()
@@ -171,7 +175,7 @@ class ComfyLock(ExtensionApp):
 
     # jupyter_events passes these by keyword.
     async def _on_kernel_action(self, logger: Any, schema_id: str, data: dict[str, Any]) -> None:
-        if SERVICES in self.settings:
+        if self._services is not None:
             await self._kernels.on_action(logger=logger, schema_id=schema_id, data=data)
 
     async def _end_holder(self, holder: Holder, why: str) -> None:
