@@ -144,9 +144,8 @@ def load_ipython_extension(ipython: InteractiveShell) -> None:
 def _jupyter_server_extension_points() -> list[dict[str, Any]]:
     """Where Jupyter Server finds the extension."""
     # Kernels import this package too and must not pay for the server side.
-    from jupyter_comfy_lock.server.app import ComfyLock  # noqa: PLC0415
-
-    return [{"module": "jupyter_comfy_lock.server.app", "app": ComfyLock}]
+    home = "jupyter_comfy_lock.server.app"
+    return [{"module": home, "app": importlib.import_module(home).ComfyLock}]
 
 
 def _jupyter_labextension_paths() -> list[dict[str, str]]:

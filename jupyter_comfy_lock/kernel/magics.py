@@ -70,7 +70,8 @@ def _run(args: Any) -> Task:
     if not args.operand:
         msg = "%comfy run needs the path of a workflow: %comfy run workflow_api.json"
         raise UsageError(msg)
-    task = api.submit(Path(args.operand)).wait()
+    # IPython leaves the quotes around a name with spaces.
+    task = api.submit(Path(args.operand.strip("'\""))).wait()
     display(*task.images)
     return task
 

@@ -59,6 +59,7 @@ class Session:
         #: The lock that this kernel knows to have; the server's word counts, this is for messages.
         self._held: LockJson | None = None
         self._gone_because: str | None = None
+        #: The last lock that was released on purpose.
         self._let_go: tuple[str, int] | None = None
         self._events = EventThread(self._open_events, self._hear)
 
@@ -117,17 +118,13 @@ class Session:
 
     def release(self) -> str | None:
         """Release; return the id of the ComfyServer that was held, None if none was."""
-        held, self._held = self._held, None
-        try:
-            released = self._call(self._client.release)
-        except ComfyLockError:
-            self._held = held
-            raise
-        self._gone_because = None
-        if released is None:
-            return None
-        self._let_go = released["comfy_id"], released["fence"]
-        return released["comfy_id"]
+        released = self._call(self._client.release)
+        with self._book:
+            self._gone_because = None
+            self._let_go = _which(released)
+            if released is None or _which(self._held) == self._let_go:
+                self._held = None
+        return released["comfy_id"] if released else None
 
     # -- tasks ----------------------------------------------------------------------------------
 
@@ -272,12 +269,12 @@ class Session:
 
     def _hear_lock(self, data: Mapping[str, Any]) -> None:
         lock = data.get("lock")
-        if lock:
+        with self._book:
             # The news of a lock can come when it has been released already.
-            if (lock["comfy_id"], lock["fence"]) != self._let_go:
+            if lock and _which(lock) != self._let_go:
                 self._hold(lock)
-        elif data.get("reason"):
-            self._gone_because = str(data["reason"])
+            elif not lock and data.get("reason"):
+                self._gone_because = str(data["reason"])
 
     def _look_for(self, told: set[str]) -> None:
         """Ask for pending tasks that the snapshot left out, so that who waits hears their end."""
@@ -321,6 +318,10 @@ class Session:
         if held is not None:
             why = self._gone_because or "the Jupyter server released it"
             raise StaleLock(held["comfy_id"], held["fence"], f"{why}; this prompt was not sent")
+
+
+def _which(lock: LockJson | None) -> tuple[str, int] | None:
+    return (lock["comfy_id"], lock["fence"]) if lock else None
 
 
 _current: Session | None = None

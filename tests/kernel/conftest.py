@@ -1,0 +1,30 @@
+from collections.abc import Iterator
+
+import pytest
+
+from jupyter_comfy_lock.kernel import session as sessions
+from jupyter_comfy_lock.kernel import task as tasks
+from jupyter_comfy_lock.kernel.session import Session
+from tests.kernel.fake_jupyter import FakeJupyter, managed_place
+
+
+@pytest.fixture
+def jupyter() -> FakeJupyter:
+    return FakeJupyter()
+
+
+@pytest.fixture
+def session(jupyter: FakeJupyter) -> Iterator[Session]:
+    """This process's session, at the fake Jupyter server."""
+    made = Session(managed_place(), transport=jupyter.transport)
+    sessions.use(made)
+    yield made
+    sessions.use(None)
+    made.close()
+    jupyter.drop_streams()
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits looks often, so that a test of it is short."""
+    monkeypatch.setattr(tasks, "POLL_DOWN_S", 0.02)

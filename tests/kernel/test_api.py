@@ -1,0 +1,212 @@
+"""`import jupyter_comfy_lock as comfy`: what a notebook sees."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+import jupyter_comfy_lock as comfy
+from tests.kernel.fake_jupyter import NOW
+
+WORKFLOW = {"1": {"class_type": "X", "inputs": {"seed": 7}}}
+
+HEAVY = ("tornado", "jupyter_server", "sqlalchemy", "PIL", "ipywidgets", "anywidget", "IPython")
+
+
+def loaded_after(code: str) -> set[str]:
+    """The heavy modules that a fresh Python has loaded after `code`."""
+    tell = f"{code}\nimport sys; print(*(m for m in {HEAVY} if m in sys.modules))"
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    ran = subprocess.run(
+        [sys.executable, "-c", tell], capture_output=True, text=True, env=environ, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return set(ran.stdout.split())
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert loaded_after("import jupyter_comfy_lock; dir(jupyter_comfy_lock)") == set()
+
+
+def test_the_errors_cost_nothing_to_catch():
+    assert loaded_after("import jupyter_comfy_lock as c; c.TaskFailed, c.ComfyLockError") == set()
+
+
+def test_the_api_loads_neither_the_server_side_nor_widgets():
+    # tenacity loads tornado where it finds it; we do not.
+    left = loaded_after("import jupyter_comfy_lock as c; c.submit") - {"tornado"}
+    assert left == set()
+
+
+def test_every_public_name_is_there():
+    for name in dir(comfy):
+        if name not in ("locked_server", "url"):  # these ask the Jupyter server
+            assert getattr(comfy, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'lokc'"):
+        _ = comfy.lokc
+
+
+@pytest.mark.usefixtures("session")
+class TestLockedServer:
+    """`comfy.locked_server` reads and writes this kernel's lock."""
+
+    def test_it_is_none_without_a_lock(self):
+        assert comfy.locked_server is None
+
+    def test_assigning_an_id_locks_it(self):
+        comfy.locked_server = "gpu-2"
+        assert comfy.locked_server == "gpu-2"
+        assert comfy.servers()["gpu-2"].mine
+
+    def test_assigning_none_releases(self):
+        comfy.locked_server = "gpu-2"
+        comfy.locked_server = None
+        assert comfy.locked_server is None
+
+    def test_assigning_an_unknown_id_names_the_known_ones(self):
+        with pytest.raises(comfy.UnknownComfy, match="gpu-1, gpu-2"):
+            comfy.locked_server = "gpu-9"
+
+
+@pytest.mark.usefixtures("session")
+class TestLock:
+    """`comfy.lock` says what it chose, and only then."""
+
+    def test_naming_one_prints_nothing(self, capsys):
+        assert repr(comfy.lock("gpu-1")) == "Lock(gpu-1, shared)"
+        assert capsys.readouterr().out == ""
+
+    def test_naming_none_takes_the_best_and_says_so(self, capsys):
+        assert comfy.lock().comfy_id == "gpu-2"
+        assert capsys.readouterr().out == "Locked gpu-2, the best free ComfyServer.\n"
+
+    def test_naming_none_takes_the_pin_and_says_so(self, jupyter, capsys):
+        jupyter.pin = "gpu-1"
+        comfy.lock()
+        assert capsys.readouterr().out == "Locked gpu-1, which this notebook is pinned to.\n"
+
+    def test_naming_none_again_says_that_it_is_locked_already(self, capsys):
+        comfy.lock()
+        comfy.lock()
+        assert capsys.readouterr().out.splitlines()[1] == "gpu-2 is locked already."
+
+
+class TestServers:
+    """`comfy.servers()` shows the pool."""
+
+    @pytest.fixture
+    def servers(self, session):
+        session.lock("gpu-1")
+        return comfy.servers()
+
+    def test_it_is_a_list_that_also_knows_ids(self, servers):
+        assert [each.comfy_id for each in servers] == ["gpu-1", "gpu-2"]
+        assert servers["gpu-2"] is servers[1]
+        with pytest.raises(comfy.UnknownComfy, match="gpu-1, gpu-2"):
+            _ = servers["gpu-3"]
+
+    def test_the_plain_text_tells_health_version_queue_room_and_holders(self, servers):
+        first = repr(servers).splitlines()[2]
+        for fact in ("●", "gpu-1", "ok", "0.33.0", "8.0 GiB", "3/4", "a.ipynb ("):
+            assert fact in first
+
+    def test_the_html_is_escaped(self, servers):
+        assert "cuda:0 &lt;A100&gt;" in servers._repr_html_()
+
+    def test_rich_draws_the_same_table(self, servers):
+        assert servers.__rich__().row_count == 2
+
+    def test_an_empty_pool_says_what_to_set(self, jupyter):
+        jupyter.pool = []
+        assert "c.ComfyLock.pool" in repr(comfy.servers())
+
+    @pytest.fixture(autouse=True)
+    def _session(self, session):
+        return session
+
+
+@pytest.mark.usefixtures("session")
+class TestSubmit:
+    """`comfy.submit` takes what people have, and says plainly what is wrong with it."""
+
+    @pytest.mark.parametrize("form", ["mapping", "json", "path", "text path"])
+    def test_a_workflow_may_be_a_mapping_json_or_a_file(self, form, tmp_path, jupyter):
+        path = tmp_path / "workflow.json"
+        path.write_text(json.dumps(WORKFLOW))
+        forms = {"mapping": WORKFLOW, "json": json.dumps(WORKFLOW), "path": path}
+        task = comfy.submit(forms.get(form, str(path)))
+        assert task.id in jupyter.tasks
+
+    def test_without_a_lock_the_best_one_is_taken_and_named(self, capsys):
+        assert comfy.submit(WORKFLOW).comfy_id == "gpu-2"
+        assert capsys.readouterr().out == "Locked gpu-2, the best free ComfyServer.\n"
+
+    def test_with_a_lock_nothing_is_printed(self, capsys):
+        comfy.lock("gpu-1")
+        comfy.submit(WORKFLOW)
+        assert capsys.readouterr().out == ""
+
+    @pytest.mark.parametrize(
+        ("workflow", "why"),
+        [
+            ({}, "empty"),
+            (7, "got int"),
+            ([WORKFLOW], "got list"),
+            ("{", "not JSON: line 1"),
+            ("nowhere.json", "Cannot read the workflow 'nowhere.json'.*No such file"),
+            ({"1": {"inputs": {}}}, "node 1: has no class_type"),
+            ({"nodes": [], "links": []}, "Export"),
+            ({"1": {"class_type": "X", "inputs": {"a": ["2", 0]}}}, "node '2', which does not"),
+            ({"1": {"class_type": "X", "inputs": {"a": math.nan}}}, r"node 1\.a: float"),
+            ({"1": {"class_type": "X", "inputs": {"a": object()}}}, r"node 1\.a: object"),
+        ],
+    )
+    def test_what_is_no_workflow_is_refused_before_anything_is_sent(self, workflow, why, jupyter):
+        with pytest.raises(comfy.InvalidWorkflow, match=why):
+            comfy.submit(workflow)
+        assert jupyter.calls == []
+
+    def test_a_refused_prompt_tells_what_the_comfyserver_said(self, jupyter):
+        comfy.lock("gpu-1")
+        jupyter.refuse = comfy.PromptRejected("node 1 (X), input 'seed': too big")
+        with pytest.raises(comfy.PromptRejected, match="'seed': too big"):
+            comfy.submit(WORKFLOW)
+
+    def test_outputs_that_comfyui_dropped_are_named(self, jupyter):
+        error = {"message": "Value too big", "extra_info": {"input_name": "seed"}}
+        jupyter.dropped = {"9": {"class_type": "SaveImage", "errors": [error]}}
+        with pytest.warns(comfy.OutputsDropped, match=r"node 9 \(SaveImage\), input 'seed'"):
+            comfy.submit(WORKFLOW)
+
+    def test_nothing_is_warned_of_when_nothing_was_dropped(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            comfy.submit(WORKFLOW)
+
+
+def test_status_tells_who_this_is_and_what_it_holds(session):
+    session.lock("gpu-1")
+    comfy.submit(WORKFLOW)
+    shown = repr(comfy.status())
+    for fact in ("gpu-1 (shared", "a.ipynb", "http://jupyter.test/base/", "1 task(s), 1 pending"):
+        assert fact in shown
+
+
+def test_the_table_of_tasks_names_each_end(jupyter, session):
+    task = comfy.submit(WORKFLOW)
+    jupyter.change(task.id, state="failed", reason=None, started_at=NOW, ended_at=NOW + 1.5)
+    jupyter.tasks[task.id]["error"] = {"exception_type": "ValueError", "message": "boom\nmore"}
+    line = repr(comfy.tasks()).splitlines()[2]
+    assert line.split() == [task.id, "gpu-2", "failed", "1.5", "0", "ValueError:", "boom"]
+
+
+def test_without_a_jupyter_server_every_way_out_is_named(monkeypatch, tmp_path):
+    for name in ("COMFY_LOCK_URL", "JPY_PARENT_PID", "JUPYTERHUB_SERVICE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    with pytest.raises(comfy.NoServerExtension, match="COMFY_LOCK_URL and COMFY_LOCK_TOKEN"):
+        comfy.servers()
