@@ -1,0 +1,1 @@
+"""`jupyter comfy-lock demo`: everything on one machine, with nothing to set up."""
