@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: Seconds between two looks at a task while the event stream is down, and while it is up.
 POLL_DOWN_S = 2.0
 POLL_UP_S = 15.0
+#: Seconds. How often an await lets its event loop see that the user pressed Ctrl-C: ipykernel's
+#: interrupt does not wake the loop up.
+TICK_S = 0.25
 #: Seconds. A wait gives up when the Jupyter server has been away for so long.
 PATIENCE_S = 60.0
 
@@ -70,6 +73,13 @@ class WaitInterrupted(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         return [f"KeyboardInterrupt: {self}"]
+
+
+class AwaitInterruptedError(asyncio.CancelledError):
+    """The awaiting was ended; the task goes on."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"CancelledError: {self}"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,10 +197,10 @@ class Task:
         return self._json
 
     @property
-    def state(self) -> TaskState:
+    def state(self) -> str:
         """Where the task is: queued, running, succeeded, failed, cancelled, lost."""
         self._freshen()
-        return TaskState(self._json["state"])
+        return self._json["state"]
 
     @property
     def ended(self) -> bool:
@@ -278,9 +288,13 @@ class Task:
         try:
             while not self._ended.is_set():
                 try:
-                    await asyncio.wait_for(over.wait(), POLL_DOWN_S)
+                    await asyncio.wait_for(over.wait(), TICK_S)
                 except TimeoutError:
-                    await asyncio.to_thread(self._poll, patience)
+                    if self._is_due():
+                        await asyncio.to_thread(self._poll, patience)
+        except asyncio.CancelledError:
+            msg = f"stopped waiting. {self._goes_on()}"
+            raise AwaitInterruptedError(msg) from None
         finally:
             stop()
         return self._outcome()
@@ -289,9 +303,12 @@ class Task:
         """Ask for the end of the task and return at once; `state` tells when it has ended."""
         self._home.cancel(self)
 
-    def _poll(self, patience: "_Patience") -> None:
+    def _is_due(self) -> bool:
         since = time.monotonic() - self._looked_at
-        if since < (POLL_UP_S if self._home.live else POLL_DOWN_S * 0.9):
+        return since >= (POLL_UP_S if self._home.live else POLL_DOWN_S * 0.9)
+
+    def _poll(self, patience: "_Patience") -> None:
+        if not self._is_due():
             return
         self._looked_at = time.monotonic()
         try:
@@ -342,7 +359,8 @@ class Task:
     def _outcome(self) -> "Task":
         """Return the task if it succeeded; raise how it ended otherwise."""
         state, name = TaskState(self._json["state"]), self._name()
-        why = f": {self.reason}" if self.reason else ""
+        # "cancelled" as the reason of a cancellation tells nothing more.
+        why = f": {self.reason}" if self.reason and self.reason != state else ""
         facts = {"task_id": self.id, "comfy_id": self.comfy_id, "kernel": self._home.kernel}
         if state is TaskState.SUCCEEDED:
             return self
@@ -350,8 +368,7 @@ class Task:
             msg = f"{name} was cancelled{why}. Submit it again if you still want it."
             raise TaskCancelled(msg, **facts)
         if state is TaskState.REJECTED:
-            msg = f"{name} was refused by the ComfyServer; nothing ran{why}."
-            raise PromptRejected(msg, **facts)
+            raise PromptRejected(self.reason or f"{name} was refused; nothing ran.", **facts)
         if state is TaskState.LOST:
             msg = (
                 f"{name} is lost{why}. Nobody knows how far it came; submit it again if you "

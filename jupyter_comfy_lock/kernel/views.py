@@ -1,5 +1,6 @@
 """What the API hands out besides tasks: ComfyServers, the lock, this kernel's standing."""
 
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ class Tasks(Listing[Task]):
             "" if item.ended else str(item.progress),
             "" if seconds is None else f"{seconds:.1f}",
             str(len(item.json.get("files") or [])),
-            why.splitlines()[0] if why else "",
+            textwrap.shorten(why, 60, placeholder=" …"),
         )
 
 

@@ -28,3 +28,4 @@ def session(jupyter: FakeJupyter) -> Iterator[Session]:
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits looks often, so that a test of it is short."""
     monkeypatch.setattr(tasks, "POLL_DOWN_S", 0.02)
+    monkeypatch.setattr(tasks, "TICK_S", 0.02)

@@ -201,7 +201,7 @@ def test_the_table_of_tasks_names_each_end(jupyter, session):
     jupyter.change(task.id, state="failed", reason=None, started_at=NOW, ended_at=NOW + 1.5)
     jupyter.tasks[task.id]["error"] = {"exception_type": "ValueError", "message": "boom\nmore"}
     line = repr(comfy.tasks()).splitlines()[2]
-    assert line.split() == [task.id, "gpu-2", "failed", "1.5", "0", "ValueError:", "boom"]
+    assert line.split() == [task.id, "gpu-2", "failed", "1.5", "0", "ValueError:", "boom", "more"]
 
 
 def test_without_a_jupyter_server_every_way_out_is_named(monkeypatch, tmp_path):

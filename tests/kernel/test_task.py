@@ -96,7 +96,7 @@ def test_a_timeout_says_that_the_task_goes_on_and_how_far_it_is(jupyter, task):
 
 
 def test_ctrl_c_ends_the_waiting_only_and_says_how_to_cancel(jupyter, task, monkeypatch):
-    monkeypatch.setattr(tasks, "POLL_DOWN_S", 0.05)
+    monkeypatch.setattr(tasks, "POLL_DOWN_S", 0.02)
     monkeypatch.setattr(task, "_poll", lambda _: _thread.interrupt_main())
     with pytest.raises(KeyboardInterrupt, match=r"goes on on gpu-1.*task\.cancel\(\)"):
         task.wait(timeout=20)
@@ -129,11 +129,20 @@ async def test_awaiting_a_failed_task_raises_as_wait_does(jupyter, task):
 
 
 @pytest.mark.asyncio
-async def test_to_stop_awaiting_does_not_cancel_the_task(jupyter, task):
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(_result(task), 0.05)
+async def test_to_stop_awaiting_does_not_cancel_the_task_and_says_so(jupyter, task):
+    awaiting = asyncio.create_task(_result(task))
+    await asyncio.sleep(0)
+    awaiting.cancel()
+    with pytest.raises(asyncio.CancelledError, match=r"goes on on gpu-1.*task\.cancel\(\)"):
+        await awaiting
     assert task._listeners == []
     assert jupyter.count(f"POST tasks/{task.id}/cancel") == 0
+
+
+@pytest.mark.asyncio
+async def test_an_await_may_have_a_time_limit(task):
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(_result(task), 0.01)
 
 
 async def _result(task):
