@@ -25,7 +25,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     running = session.config.stash[_running] = ExitStack()
     folder = running.enter_context(tempfile.TemporaryDirectory(prefix="nbval-"))
-    urls = running.enter_context(comfy_servers(2))
+    # The examples show nodes that only the embedded server has.
+    urls = running.enter_context(comfy_servers(2, "embedded"))
     pool = [{"id": f"gpu-{n}", "url": url} for n, url in enumerate(urls, start=1)]
     server = running.enter_context(jupyter_server(pool, folder=Path(folder)))
     # A shell inside of Jupyter would lend the kernels its own server.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import subprocess
 import sys
-from importlib.metadata import version
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import jupyter_comfy_lock
 
@@ -57,6 +62,34 @@ def test_the_server_extension_is_on_and_can_be_loaded(tmp_path: Path) -> None:
 
 def test_jupyter_knows_the_command(tmp_path: Path) -> None:
     assert "serve" in run("jupyter", "comfy-lock", "--help", tmp_path=tmp_path)
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The first name of every module that `file` imports by its full name."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module.partition(".")[0]
+
+
+def test_what_the_package_imports_is_what_it_asks_for() -> None:
+    asked_for = {
+        canonicalize_name(requirement.name)
+        for requirement in map(Requirement, requires("jupyter_comfy_lock") or [])
+        if requirement.marker is None or "extra" not in str(requirement.marker)
+    }
+    asked_for.add("ipython")  # ipykernel is IPython's, and asks for the one that fits
+    known = packages_distributions()
+    missing = {
+        f"{file.name}: {name}"
+        for file in Path(jupyter_comfy_lock.__file__).parent.rglob("*.py")
+        for name in imported(file)
+        if name not in sys.stdlib_module_names
+        if name != "jupyter_comfy_lock"
+        if asked_for.isdisjoint(map(canonicalize_name, known.get(name, [])))
+    }
+    assert not missing
 
 
 def test_the_widget_and_the_notebooks_come_with_it() -> None:
