@@ -36,6 +36,8 @@ class LiveTask:
     told_s: float = float("-inf")
     #: A later telling is planned.
     telling: bool = False
+    #: A later writing is planned.
+    saving: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the task as REST and events show it."""

@@ -39,6 +39,8 @@ from jupyter_comfy_lock.store.tasks import TaskStore
 _TELL_EVERY_S = 0.05
 #: ComfyUI says "success" a moment before the history has it, and ends with `executing: null` after.
 _AFTER_OVER_S = 0.25
+#: States before the end are stored this late, the newest only.
+_SAVE_AFTER_S = 0.2
 #: Ended tasks that are kept in memory, with their last progress and preview.
 _REMEMBER = 500
 
@@ -107,8 +109,10 @@ class TaskService:
         match message:
             case None:
                 return
-            case says.Status():
-                self.look_now.set()
+            case says.Status(queue_remaining=remaining):
+                if remaining > 1:
+                    # Somebody's place in the queue may have changed.
+                    self.look_now.set()
                 return
             case says.Preview():
                 live = self._previewed(holder_id, message)
@@ -184,7 +188,7 @@ class TaskService:
         if state is TaskState.RUNNING:
             live.ahead = None
         self._on_change(live)
-        self.in_background(self._save(live.task))
+        self._save_soon(live)
 
     async def end(self, live: LiveTask, outcome: Outcome) -> None:
         """End a task, once: store it, then tell."""
@@ -209,6 +213,17 @@ class TaskService:
         )
         self._on_change(live)
         self._forget_oldest()
+
+    def _save_soon(self, live: LiveTask) -> None:
+        """Store the state that the task has a moment from now; a short one needs no writes."""
+        if not live.saving:
+            live.saving = True
+            asyncio.get_running_loop().call_later(_SAVE_AFTER_S, self._save_now, live)
+
+    def _save_now(self, live: LiveTask) -> None:
+        live.saving = False
+        if live.task.pending:
+            self.in_background(self._save(live.task))
 
     async def _save(self, task: Task) -> None:
         try:
