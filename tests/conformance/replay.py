@@ -31,7 +31,7 @@ MIB = 1024 * 1024
 
 #: Answers that describe the machine or the installation: same keys and types, other values.
 DESCRIBES_THE_SERVER = re.compile(
-    r"^(/api)?/(system_stats|features|models|embeddings|extensions|assets)$"
+    r"^(/api)?/(system_stats|features|models|embeddings|extensions|assets|users)$"
 )
 
 
