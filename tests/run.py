@@ -295,6 +295,11 @@ def _tsc(_: argparse.Namespace) -> Count:
     return Count()
 
 
+def _eslint(_: argparse.Namespace) -> Count:
+    _run("npm", "run", "--silent", "lint", cwd=TREE / "js")
+    return Count()
+
+
 def _js(_: argparse.Namespace) -> Count:
     said = _run("npm", "run", "--silent", "test", cwd=TREE / "js", check=False)
     counts = dict(re.findall(r"^\S+ (pass|fail) (\d+)$", said, re.MULTILINE))
@@ -404,6 +409,7 @@ STEPS: dict[str, Callable[[argparse.Namespace], Count]] = {
     "mypy": _mypy,
     "imports": _imports,
     "tsc": _tsc,
+    "eslint": _eslint,
     "js": _js,
     "pytest": _pytest,
     "nbval": _nbval,

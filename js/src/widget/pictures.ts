@@ -29,12 +29,12 @@ export class Picture {
   private async _load(failed: (reason: string) => void): Promise<void> {
     this._loading = true;
     let path = '';
-    while (path !== this._wanted && !this._signal.aborted) {
+    while (path !== this._wanted && !this._isOver()) {
       path = this._wanted;
       try {
         await this._swap(await this._page.bytes(path, this._signal));
       } catch (error) {
-        if (!this._signal.aborted && path === this._wanted) {
+        if (path === this._wanted && !this._isOver()) {
           failed(error instanceof Error ? error.message : String(error));
         }
       }
@@ -57,6 +57,10 @@ export class Picture {
     this._url = url;
     this.node.src = url;
     this.node.hidden = false;
+  }
+
+  private _isOver(): boolean {
+    return this._signal.aborted;
   }
 
   private _release(): void {

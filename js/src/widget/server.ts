@@ -9,7 +9,9 @@ export class JupyterPage {
   static find(): JupyterPage | null {
     const config = document.getElementById('jupyter-config-data');
     try {
-      const { baseUrl, token } = JSON.parse(config?.textContent ?? '');
+      const { baseUrl, token } = JSON.parse(
+        config?.textContent ?? ''
+      ) as Record<string, unknown>;
       return typeof baseUrl === 'string'
         ? new JupyterPage(baseUrl, typeof token === 'string' ? token : '')
         : null;
