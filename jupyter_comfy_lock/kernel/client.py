@@ -15,7 +15,7 @@ from jupyter_comfy_lock.domain.errors import (
     WrongCredential,
     error_from_json,
 )
-from jupyter_comfy_lock.kernel.connection import WAYS_OUT, Place
+from jupyter_comfy_lock.kernel.connection import Place
 from jupyter_comfy_lock.kernel.wire import ComfyJson, HelloJson, LockedJson, LockJson, TaskJson
 
 API = "comfy-lock/api/"
@@ -157,7 +157,7 @@ class ComfyClient:
         why = str(error) or type(error).__name__
         return NoServerExtension(
             f"The Jupyter server at {self.place.url} (found by {self.place.found_by}) does not "
-            f"answer: {why}.{hint} {WAYS_OUT}",
+            f"answer: {why}.{hint} `jupyter server list` shows what runs on this machine.",
             url=self.place.url,
             silent=True,
         )

@@ -162,12 +162,13 @@ def _hub(environ: Mapping[str, str]) -> Place | None:
 
 
 def own_name(environ: Mapping[str, str] | None = None) -> str | None:
-    """Return what to call this process: its notebook's path, its script's name, or None."""
+    """Return what to call this process: COMFY_LOCK_NAME, its notebook, its script, or None."""
     environ = os.environ if environ is None else environ
+    told = environ.get("COMFY_LOCK_NAME")
     main = sys.modules.get("__main__")
-    script = getattr(main, "__file__", None)
-    if script and "ipykernel" not in script:
-        return Path(script).name
-    # VS Code tells the kernel which file it runs; Jupyter servers tell by the session's name.
-    told = getattr(main, "__vsc_ipynb_file__", None) or environ.get("JPY_SESSION_NAME")
-    return str(told) if told else None
+    if not told and "ipykernel.kernelapp" in sys.modules:
+        # VS Code tells the kernel which file it runs; Jupyter servers tell by the session's name.
+        told = getattr(main, "__vsc_ipynb_file__", None) or environ.get("JPY_SESSION_NAME")
+    elif not told:
+        told = Path(getattr(main, "__file__", None) or "").name
+    return told or None

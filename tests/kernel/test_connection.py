@@ -146,8 +146,10 @@ def test_a_script_is_called_by_its_own_name_not_by_the_notebook_that_started_it(
     assert ran.stdout.decode().strip() == "batch.py"
 
 
-def test_a_kernel_is_called_by_its_notebook(monkeypatch):
+@pytest.mark.usefixtures("in_kernel")
+def test_a_kernel_is_called_by_its_notebook_unless_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace())
+    assert own_name({"JPY_SESSION_NAME": "a.ipynb", "COMFY_LOCK_NAME": "night run"}) == "night run"
     assert own_name({"JPY_SESSION_NAME": "a.ipynb"}) == "a.ipynb"
     vscode = SimpleNamespace(__vsc_ipynb_file__="/b.ipynb")
     monkeypatch.setitem(sys.modules, "__main__", vscode)
