@@ -35,7 +35,8 @@ from jupyter_comfy_lock.server.locks import LockService
 from jupyter_comfy_lock.server.stream import Frame
 from jupyter_comfy_lock.store.tasks import TaskStore
 
-#: Progress is told at most this often per task.
+#: Changes before the end are told this late, and at most this often per task.
+_TELL_AFTER_S = 0.02
 _TELL_EVERY_S = 0.05
 #: ComfyUI says "success" a moment before the history has it, and ends with `executing: null` after.
 _AFTER_OVER_S = 0.25
@@ -90,7 +91,7 @@ class TaskService:
         await self._store.register(live.task)
         self._live[live.task.task_id] = live
         (await self.belongings(live.task.holder_id)).add(live.task)
-        self._on_change(live)
+        self._tell_soon(live)
 
     async def accepted(self, live: LiveTask) -> None:
         """Note that the ComfyServer has the prompt."""
@@ -187,7 +188,7 @@ class TaskService:
         live.task = replace(live.task, state=state, started_at=started_at)
         if state is TaskState.RUNNING:
             live.ahead = None
-        self._on_change(live)
+        self._tell_soon(live)
         self._save_soon(live)
 
     async def end(self, live: LiveTask, outcome: Outcome) -> None:
@@ -232,19 +233,18 @@ class TaskService:
             self._log.error("Task %s is %s but not stored: %s", task.task_id, task.state, error)
 
     def told(self, live: LiveTask) -> None:
-        """Tell the task's progress now."""
+        """Tell how the task is now."""
         live.told_s = time.monotonic()
         live.telling = False
-        self._on_change(live)
+        if live.task.pending:
+            self._on_change(live)
 
     def _tell_soon(self, live: LiveTask) -> None:
+        """Tell how the task is a moment from now; a short one is told of once, when it ends."""
         if live.telling:
             return
-        wait_s = live.told_s + _TELL_EVERY_S - time.monotonic()
-        if wait_s <= 0:
-            self.told(live)
-            return
         live.telling = True
+        wait_s = max(_TELL_AFTER_S, live.told_s + _TELL_EVERY_S - time.monotonic())
         asyncio.get_running_loop().call_later(wait_s, self.told, live)
 
     # -- cancel ------------------------------------------------------------------------------
