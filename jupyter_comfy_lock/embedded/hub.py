@@ -23,6 +23,9 @@ FEATURES: Mapping[str, Any] = {
     "assets": False,
 }
 
+#: How long a client may take to answer that it closes too.
+_CLOSE_TIMEOUT_S = 1.0
+
 
 class Hub:
     """Sends events in the order they were made, from any thread.
@@ -37,7 +40,7 @@ class Hub:
         self._features = features
         self._sockets: dict[str, web.WebSocketResponse] = {}
         self._client_features: dict[str, Mapping[str, Any]] = {}
-        self._open: set[web.WebSocketResponse] = set()
+        self._open: dict[web.WebSocketResponse, web.Request] = {}
         self._outbox: asyncio.Queue[tuple[str | bytes, Any]] = asyncio.Queue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._publisher: asyncio.Task[None] | None = None
@@ -54,17 +57,16 @@ class Hub:
     async def stop(self) -> None:
         """Close all sockets and send no more."""
         self._loop = None
+        await asyncio.gather(*(_end(*x) for x in self._open.items()))
         if self._publisher:
             self._publisher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._publisher
-        await asyncio.gather(
-            *(x.close(code=WSCloseCode.GOING_AWAY, message=b"shutdown") for x in self._open)
-        )
 
     def begin(self, client_id: Any) -> None:
         """Note whose prompt runs now."""
-        self.client_id = client_id
+        # Any JSON may be sent as id. What no socket can have stands for a client that is away.
+        self.client_id = client_id if isinstance(client_id, str | None) else ""
         self.last_node = None
 
     def supports(self, client_id: Any, feature: str) -> bool:
@@ -105,19 +107,19 @@ class Hub:
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """Answer `GET /ws`: one client, until it goes."""
-        socket = web.WebSocketResponse()
+        socket = web.WebSocketResponse(timeout=_CLOSE_TIMEOUT_S)
         await socket.prepare(request)
         client_id = request.query.get("clientId") or uuid.uuid4().hex
         self._sockets[client_id] = socket
         self._client_features[client_id] = {}
-        self._open.add(socket)
+        self._open[socket] = request
         try:
             await _send(socket, _text("status", {**self._status(), "sid": client_id}))
             if self.client_id == client_id and self.last_node is not None:
                 await _send(socket, _text("executing", {"node": self.last_node}))
             await self._listen(socket, client_id)
         finally:
-            self._open.discard(socket)
+            self._open.pop(socket, None)
             self._sockets.pop(client_id, None)
             self._client_features.pop(client_id, None)
         return socket
@@ -151,6 +153,16 @@ def _json_object(text: str) -> dict[str, Any] | None:
 
 def _text(event: str, data: Mapping[str, Any]) -> str:
     return json.dumps({"type": event, "data": data})
+
+
+async def _end(socket: web.WebSocketResponse, request: web.Request) -> None:
+    """Close politely; break the connection if the client does not read even that."""
+    try:
+        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+            await socket.close(code=WSCloseCode.GOING_AWAY, message=b"shutdown")
+    except (TimeoutError, ClientError, ConnectionError):
+        if request.transport:
+            request.transport.abort()
 
 
 async def _send(socket: web.WebSocketResponse, message: str | bytes) -> None:
