@@ -98,7 +98,7 @@ def _configuration(
         },
         "IdentityProvider": {"token": token},
         # The tests' page scripts reach Lab through window.jupyterapp.
-        "LabApp": {"expose_app_in_browser": True, "news_url": None},
+        "LabApp": {"expose_app_in_browser": True},
         "JupyterNotebookApp": {"expose_app_in_browser": True},
         "ComfyLock": {"pool": list(pool)},
     }
