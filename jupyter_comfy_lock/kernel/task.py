@@ -82,7 +82,7 @@ class AwaitInterruptedError(asyncio.CancelledError):
         return [f"CancelledError: {self}"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Progress:
     """How far a task is: nodes of the graph, and steps of the node that runs now."""
 
@@ -106,8 +106,10 @@ class Progress:
             parts.append(f"{self.node_class or 'node'} ({self.node_id}){steps}")
         return " · ".join(parts)
 
+    __repr__ = __str__
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class NodeError:
     """What a node raised, with the ComfyServer's own traceback."""
 

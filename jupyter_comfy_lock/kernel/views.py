@@ -1,5 +1,6 @@
 """What the API hands out besides tasks: ComfyServers, the lock, this kernel's standing."""
 
+import re
 import textwrap
 import time
 from collections.abc import Sequence
@@ -10,6 +11,9 @@ from jupyter_comfy_lock.domain.errors import UnknownComfy
 from jupyter_comfy_lock.kernel.tables import Listing
 from jupyter_comfy_lock.kernel.task import Task
 from jupyter_comfy_lock.kernel.wire import ComfyHolderJson, ComfyJson, LockJson
+
+#: Eight digits of an id are enough to tell kernels apart in a table.
+_UUID = re.compile(r"([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _CHOSEN = {
     "pin": "which this notebook is pinned to",
@@ -33,7 +37,8 @@ class ComfyHolder:
 
     def __str__(self) -> str:
         exclusively = ", exclusively" if self.mode == "exclusive" else ""
-        return f"{self.name or self.holder_id} ({ago(time.time() - self.since)}{exclusively})"
+        name = self.name or _UUID.sub(r"\1…", self.holder_id)
+        return f"{name} ({ago(time.time() - self.since)}{exclusively})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,13 @@ import math
 import os
 import subprocess
 import sys
+import time
 import warnings
 
 import pytest
 
 import jupyter_comfy_lock as comfy
+from jupyter_comfy_lock.kernel.views import ComfyHolder
 from tests.kernel.fake_jupyter import NOW
 
 WORKFLOW = {"1": {"class_type": "X", "inputs": {"seed": 7}}}
@@ -113,6 +115,15 @@ class TestServers:
         first = repr(servers).splitlines()[2]
         for fact in ("●", "gpu-1", "ok", "0.33.0", "8.0 GiB", "3/4", "a.ipynb ("):
             assert fact in first
+
+    def test_a_holder_without_a_name_is_shown_by_the_start_of_its_id(self):
+        holder = ComfyHolder(
+            holder_id="attached-f6ac29d5-e9c0-41fa-bd31-568f54696fac.1",
+            name="",
+            mode="exclusive",
+            since=time.time(),
+        )
+        assert str(holder) == "attached-f6ac29d5….1 (0 s, exclusively)"
 
     def test_the_html_is_escaped(self, servers):
         assert "cuda:0 &lt;A100&gt;" in servers._repr_html_()
