@@ -30,7 +30,7 @@ class LeasePolicy:
                 f"({self.ttl_s} s - {self.margin_s} s), got {self.renew_every_s} s: one late "
                 "renewal would lose the locks"
             )
-            raise ConfigError("renew_every_s", why)
+            raise ConfigError(key="renew_every_s", why=why)
 
 
 def parse_pool(entries: object) -> tuple[ComfyServer, ...]:
@@ -40,14 +40,21 @@ def parse_pool(entries: object) -> tuple[ComfyServer, ...]:
         ConfigError: names the key that is wrong, and why.
     """
     if not isinstance(entries, Sequence) or isinstance(entries, str):
-        raise ConfigError("pool", f"must be a list of mappings, got {type(entries).__name__}")
+        raise ConfigError(
+            key="pool", why=f"must be a list of mappings, got {type(entries).__name__}"
+        )
     pool = tuple(_comfy(entry, f"pool[{place}]") for place, entry in enumerate(entries))
     seen: dict[str, int] = {}
+    urls: dict[str, int] = {}
     for place, comfy in enumerate(pool):
         if comfy.comfy_id in seen:
             why = f"{comfy.comfy_id!r} is the id of pool[{seen[comfy.comfy_id]}] already"
-            raise ConfigError(f"pool[{place}].id", why)
+            raise ConfigError(key=f"pool[{place}].id", why=why)
+        if comfy.url in urls:
+            why = f"{comfy.url} is that of pool[{urls[comfy.url]}] already: one server, one lock"
+            raise ConfigError(key=f"pool[{place}].url", why=why)
         seen[comfy.comfy_id] = place
+        urls[comfy.url] = place
     return pool
 
 
@@ -57,7 +64,7 @@ def _comfy(entry: object, key: str) -> ComfyServer:
     unknown = sorted(str(name) for name in set(entry) - _KEYS)
     if unknown:
         why = f"unknown key; known: {', '.join(sorted(_KEYS))}"
-        raise ConfigError(f"{key}.{unknown[0]}", why)
+        raise ConfigError(key=f"{key}.{unknown[0]}", why=why)
     return ComfyServer(
         comfy_id=_id(entry.get("id"), f"{key}.id"),
         url=_url(entry.get("url"), f"{key}.url"),
@@ -95,7 +102,7 @@ def _headers(value: object, key: str) -> dict[str, str]:
     for name, text in value.items():
         if not isinstance(name, str) or not isinstance(text, str) or "\n" in name + text:
             # The value is not shown: it may be a secret.
-            raise ConfigError(f"{key}.{name}", "must be one line of text")
+            raise ConfigError(key=f"{key}.{name}", why="must be one line of text")
     return dict(value)
 
 

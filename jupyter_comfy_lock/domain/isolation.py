@@ -77,6 +77,9 @@ def route(method: str, path: str) -> Route:
     method = "GET" if method == "HEAD" else method
     prefixed = path.startswith("api/")
     bare = path.removeprefix("api/")
+    if ".." in path.split("/"):
+        # A ComfyServer may be one folder of a proxy, with others beside it.
+        return Route.NEVER
     if prefixed or not _is_jobs(bare):
         found = _ROUTES.get((method, bare)) or next(
             (to for verb, pattern, to in _PATTERNS if verb == method and pattern.fullmatch(bare)),

@@ -103,6 +103,8 @@ class Follower:
             elif live.task.state is not TaskState.RUNNING:
                 self._tasks.move(live, TaskState.QUEUED)
                 await self._count(live, running + waiting)
+            if live.task.cancel_requested:
+                await self._tasks.insist(live)
             return
         entry = await upstream.history(task_id)
         if entry is not None:

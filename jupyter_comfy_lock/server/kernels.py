@@ -82,6 +82,9 @@ class KernelWatcher:
             msg = f"This Jupyter server runs no kernel {kernel_id}."
             raise WrongCredential(msg)
         key = self._kernels.get_kernel(kernel_id).session.key
+        if not key:
+            msg = "This Jupyter server's kernels have no session key (Session.key), so no proof."
+            raise WrongCredential(msg)
         if not hmac.compare_digest(proof(key, kernel_id), said):
             msg = f"The proof is not that of kernel {kernel_id}."
             raise WrongCredential(msg)

@@ -32,6 +32,8 @@ class LiveTask:
     finishing: bool = False
     #: Why it is being cancelled, for its reason.
     cancel_reason: str = "cancelled"
+    #: Monotonic seconds at which its cancellation was last asked for.
+    cancel_sent_s: float = float("-inf")
     #: Monotonic seconds at which its progress was last told.
     told_s: float = float("-inf")
     #: A later telling is planned.

@@ -64,8 +64,11 @@ class LockService:
 
     async def start(self) -> None:
         """Join the store's nodes, take over what dead ones left, and begin to renew."""
-        await self._join()
-        await self._expire()
+        try:
+            await self._join()
+            await self._expire()
+        except StoreUnavailable as error:
+            self._log.error("No locks until the store is there: %s", error)
         self._heartbeat = asyncio.create_task(self._renew_for_ever())
 
     async def stop(self) -> None:
@@ -123,12 +126,12 @@ class LockService:
         if not self._upstreams:
             raise EmptyPool
         wanted = comfy_id or pin
+        current = self._held.get(holder_id)
+        if current and current.mode is mode and wanted in (None, current.comfy_id):
+            return current, True, "name" if comfy_id else "pin" if pin else "best"
         if wanted is not None:
             lock, had_it = await self._acquire(self.upstream(wanted), holder_id, name, mode)
             return lock, had_it, "name" if comfy_id else "pin"
-        current = self._held.get(holder_id)
-        if current is not None and current.mode is mode:
-            return current, True, "best"
         return *await self._acquire_best(holder_id, name, mode), "best"
 
     async def release(self, holder_id: HolderId, event: LockEvent) -> Lock | None:
@@ -235,6 +238,8 @@ class LockService:
     async def _renew(self) -> None:
         # One granted while the renewal is under way is not in its answer, and not lost.
         known = dict(self._held)
+        if not self.node_id:
+            await self._join()
         before_s = self._monotonic_s()
         try:
             fences = await self._store.renew(self.node_id)

@@ -75,6 +75,10 @@ class Submitter:
         except ComfyLockError as error:
             await self._tasks.end(live, Outcome(state=TaskState.REJECTED, reason=error.message))
             raise
+        except BaseException:
+            # Whoever follows the task finds out what became of it; unsent it would stay for ever.
+            live.sent = True
+            raise
         if answer is not None:
             await self._answered(live, answer, prompt)
         return live, {} if answer is None else answer.body

@@ -42,6 +42,8 @@ _TELL_EVERY_S = 0.05
 _AFTER_OVER_S = 0.25
 #: States before the end are stored this late, the newest only.
 _SAVE_AFTER_S = 0.2
+#: Seconds after which a cancellation that led to nothing is asked for again.
+_INSIST_EVERY_S = 1.0
 #: Ended tasks that are kept in memory, with their last progress and preview.
 _REMEMBER = 500
 
@@ -279,8 +281,18 @@ class TaskService:
             if isinstance(result, BaseException):
                 raise result
 
+    async def insist(self, live: LiveTask) -> None:
+        """Ask again for an end that was asked for in vain.
+
+        ComfyUI forgets an interrupt that comes in the moment before a prompt begins to run.
+        """
+        if time.monotonic() - live.cancel_sent_s > _INSIST_EVERY_S:
+            await self._cancel_upstream([live])
+
     async def _cancel_upstream(self, tasks: list[LiveTask]) -> None:
         upstream = self._locks.upstream(tasks[0].task.comfy_id)
+        for live in tasks:
+            live.cancel_sent_s = time.monotonic()
         await upstream.cancel([live.task.task_id for live in tasks])
         self.look_now.set()
 

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 import aiohttp
 from tornado import web
+from yarl import URL
 
 from jupyter_comfy_lock.domain import isolation
 from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable
@@ -38,10 +39,13 @@ class GatewayCall(web.RequestHandler):
     route: Route
     #: Relative to ComfyUI's root, without a slash at its beginning.
     comfy_path: str
+    raw_path: str
 
     def prepare(self) -> None:
         """Find out whose call it is, and what to do with it, before its body is read."""
         credential, self.comfy_path = self.path_args
+        # As it came, for handing on; what is decided is decided by the decoded one.
+        self.raw_path = self.request.path.partition("/comfy-lock/gateway/")[2].partition("/")[2]
         mask(self, credential)
         self.services = self.settings[SERVICES]
         self.received = bytearray()
@@ -81,7 +85,7 @@ class GatewayCall(web.RequestHandler):
         try:
             async with upstream.session.request(
                 self.request.method or "GET",
-                f"{upstream.comfy.url}/{self.comfy_path}{query}",
+                URL(f"{upstream.comfy.url}/{self.raw_path}{query}", encoded=True),
                 headers=headers_for(self.request.headers, upstream.comfy.headers),
                 data=bytes(self.received) or None,
                 allow_redirects=False,
