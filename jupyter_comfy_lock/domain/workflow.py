@@ -44,17 +44,25 @@ def classes(prompt: Mapping[str, Any]) -> dict[str, str]:
 
 
 def rejection(
-    task_id: str, holder: str, comfy_id: str, answer: Mapping[str, Any]
+    task_id: str,
+    holder: str,
+    comfy_id: str,
+    answer: Mapping[str, Any],
+    unknown: Mapping[str, str] | None = None,
 ) -> PromptRejected:
     """Return the error for ComfyUI's refusal `answer` of a prompt: every node and reason at once.
 
-    `answer` is the body of a 400 to `POST /prompt`: `{"error": …, "node_errors": …}`.
+    `answer` is the body of a 400 to `POST /prompt`: `{"error": …, "node_errors": …}`. ComfyUI stops
+    at the first node of a class that it does not have; `unknown` names them all, by node id.
     """
     error = answer.get("error")
     error = dict(error) if isinstance(error, Mapping) else {"message": str(error or "no reason")}
     node_errors = answer.get("node_errors")
     node_errors = dict(node_errors) if isinstance(node_errors, Mapping) else {}
-    reasons = list(node_error_lines(node_errors))
+    reasons = list(node_error_lines(node_errors)) or [
+        f"node {node_id} ({class_type}): this ComfyServer has no such node. Custom nodes missing?"
+        for node_id, class_type in (unknown or {}).items()
+    ]
     if not reasons:
         details = str(error.get("details") or "")
         reasons = [f"{error.get('message', 'no reason')}" + (f" ({details})" if details else "")]

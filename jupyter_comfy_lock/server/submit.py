@@ -6,13 +6,14 @@ from dataclasses import replace
 from http import HTTPStatus
 from logging import Logger
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable
 from jupyter_comfy_lock.domain.lock import HolderId, Lock
 from jupyter_comfy_lock.domain.progress import Progress
 from jupyter_comfy_lock.domain.task import LockSnapshot, Outcome, Task, TaskId, TaskState
-from jupyter_comfy_lock.domain.workflow import check_api_workflow, rejection
+from jupyter_comfy_lock.domain.workflow import check_api_workflow, classes, rejection
 from jupyter_comfy_lock.server.live import LiveTask, live_of
 from jupyter_comfy_lock.server.locks import LockService
 from jupyter_comfy_lock.server.stream import HolderStream
@@ -144,10 +145,27 @@ class Submitter:
             return True
         return await upstream.history(prompt_id) is not None
 
+    async def _unknown(self, task: Task, prompt: Mapping[str, Any]) -> dict[str, str]:
+        """Return the nodes whose class the ComfyServer does not have, with that class."""
+        upstream = self._locks.upstream(task.comfy_id)
+        by_node = classes(prompt)
+        try:
+            known = {
+                each: await upstream.get(f"/object_info/{quote(each, safe='')}")
+                for each in set(by_node.values())
+            }
+        except ComfyLockError:
+            # What ComfyUI said must do.
+            return {}
+        return {node_id: each for node_id, each in by_node.items() if not known[each]}
+
     async def _answered(self, live: LiveTask, answer: Answer, prompt: Mapping[str, Any]) -> None:
         task = live.task
         if answer.status != HTTPStatus.OK:
-            error = rejection(task.task_id, task.name or task.holder_id, task.comfy_id, answer.body)
+            unknown = {} if answer.body.get("node_errors") else await self._unknown(task, prompt)
+            error = rejection(
+                task.task_id, task.name or task.holder_id, task.comfy_id, answer.body, unknown
+            )
             await self._tasks.end(live, Outcome(state=TaskState.REJECTED, reason=error.message))
             raise error
         dropped = answer.body.get("node_errors")
