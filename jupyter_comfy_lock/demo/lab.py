@@ -25,13 +25,13 @@ def run_lab(directory: Path, port: int, *, browser: bool) -> int:
     console = Console(stderr=True)
     with stage(directory, ("gpu-1", "gpu-2")) as here:
         _copy_notebooks(here)
-        here.configure(port)
+        here.configure(port, FIRST_NOTEBOOK)
         for comfy in here.pool:
             console.print(
                 f"[bold]{comfy['id']}[/] embedded ComfyUI-compatible server {comfy['url']}"
             )
         console.print(f"Notebooks and pictures are kept in {here.directory}. Ctrl-C ends the demo.")
-        command = [sys.executable, "-m", "jupyterlab", FIRST_NOTEBOOK]
+        command = [sys.executable, "-m", "jupyterlab"]
         lab = subprocess.Popen(
             command if browser else [*command, "--no-browser"],
             env=here.environment(),

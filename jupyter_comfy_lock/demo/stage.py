@@ -46,8 +46,8 @@ class Stage:
             "JUPYTER_RUNTIME_DIR": str(self.runtime),
         }
 
-    def configure(self, port: int) -> None:
-        """Write Jupyter's configuration."""
+    def configure(self, port: int, notebook: str = "") -> None:
+        """Write Jupyter's configuration; `notebook` is what JupyterLab opens with."""
         settings = {
             "ServerApp": {
                 "ip": "127.0.0.1",
@@ -57,8 +57,9 @@ class Stage:
                 "allow_root": True,
             },
             "ComfyLock": {"pool": list(self.pool)},
-            # Both ask hosts on the internet, which have nothing to do with the demo.
+            # News and updates ask hosts on the internet, which have nothing to do with the demo.
             "LabApp": {
+                "default_url": f"/lab/tree/{notebook}" if notebook else "/lab",
                 "news_url": None,
                 "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
             },
