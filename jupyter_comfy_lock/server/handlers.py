@@ -41,6 +41,8 @@ class ComfyLockHandler(APIHandler):
 
     auth_resource = "comfy_lock"
     holder: Holder | None = None
+    #: Whether a kernel's proof will do here; everywhere else it needs the credential it got for it.
+    takes_proof = False
 
     @property
     def services(self) -> Services:
@@ -60,15 +62,25 @@ class ComfyLockHandler(APIHandler):
         the checks against forged requests that the base class makes.
         """
         said = self.request.headers.get("Authorization", "")
-        if said.startswith((_KERNEL, _PROOF)):
+        if said.startswith(_KERNEL):
             self.current_user = User(username="kernel")
-            if said.startswith(_KERNEL):
-                self.holder = self.services.holders.by_credential(said.removeprefix(_KERNEL))
+            self.holder = self.services.holders.by_credential(said.removeprefix(_KERNEL))
+        elif said.startswith(_PROOF):
+            if not self.takes_proof:
+                # Without a holder the call would count as the Jupyter user's.
+                msg = "A proof is for saying hello; call with the credential that hello gives."
+                raise WrongCredential(msg)
+            self.current_user = User(username="kernel")
         else:
             await super().prepare()
+            if self.current_user is None:
+                # Jupyter leaves this to `web.authenticated`, which our verbs cannot carry: they
+                # are for kernels too.
+                raise web.HTTPError(HTTPStatus.FORBIDDEN)
             await self._authorize()
         if error := self.settings.get(CONFIG_ERROR):
-            raise error
+            # One object for all calls: without this its traceback would grow with each.
+            raise error.with_traceback(None)
 
     async def _authorize(self) -> None:
         action = "read" if self.request.method in ("GET", "HEAD") else "write"
@@ -129,6 +141,8 @@ class ComfyLockHandler(APIHandler):
 
 class HoldersHandler(ComfyLockHandler):
     """`holders`: a kernel says hello."""
+
+    takes_proof = True
 
     @allow_unauthenticated
     async def post(self) -> None:
@@ -320,9 +334,8 @@ class PreviewHandler(ComfyLockHandler):
         if live is None or live.preview is None:
             msg = f"Task {task_id} has shown no preview."
             raise UnknownFile(msg, task_id=task_id)
-        self.set_header("Content-Type", live.preview.media_type)
         self.set_header("Cache-Control", "no-store")
-        self.finish(live.preview.image)
+        self.finish(live.preview.image, set_content_type=live.preview.media_type)
 
 
 class EventsHandler(ComfyLockHandler):

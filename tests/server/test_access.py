@@ -1,0 +1,53 @@
+"""Who may call what (R10)."""
+
+import pytest
+
+from jupyter_comfy_lock.server.handlers import HANDLERS
+from tests.server import graphs
+from tests.server.world import World
+
+PATHS = [pattern.replace(r"([^/]+)", "some-id").replace(r"(\d+)", "0") for pattern, _ in HANDLERS]
+
+
+def calls_to_everything() -> list[tuple[str, str]]:
+    return [
+        (method.upper(), path)
+        for (_, handler), path in zip(HANDLERS, PATHS, strict=True)
+        for method in ("get", "post", "delete")
+        if method in vars(handler)
+    ]
+
+
+async def test_a_stranger_is_refused_everywhere(world: World):
+    kernel = await world.kernel()
+    await kernel.lock("gpu-1")
+    answers = {
+        (method, path): (await world.stranger.raw(method, path)).status
+        for method, path in calls_to_everything()
+    }
+    assert len(answers) >= 13
+    assert set(answers.values()) == {403}
+
+
+async def test_a_proof_is_good_for_nothing_but_hello(world: World):
+    kernel = await world.kernel()
+    await kernel.lock("gpu-1")
+    await kernel.submit(graphs.picture())
+    answers = {
+        (method, path): (
+            await world.stranger.raw(
+                method, path, headers={"Authorization": "ComfyKernelProof x:y"}, json={}
+            )
+        ).status
+        for method, path in calls_to_everything()
+        if not path.endswith("api/holders")
+    }
+    assert set(answers.values()) == {403}
+
+
+@pytest.mark.parametrize("said", ["ComfyKernel nobody", "token wrong", "Bearer x", "ComfyKernel "])
+async def test_an_unknown_credential_is_refused(world: World, said: str):
+    answer = await world.stranger.call("GET", "tasks", headers={"Authorization": said})
+    assert answer.status == 403
+    if said == "ComfyKernel nobody":
+        assert answer.code == (403, "unknown_holder")

@@ -1,0 +1,320 @@
+"""A Jupyter server with the extension, ComfyUI servers behind it, and kernels that use it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+from yarl import URL
+
+from jupyter_comfy_lock.embedded import EmbeddedComfy
+from tests.embedded_trace_nodes import NODES
+from tests.server.faults import Faults
+
+ENDED = {"succeeded", "failed", "cancelled", "rejected", "lost"}
+#: Seconds after which a test gives up on a condition.
+DEADLINE_S = 15.0
+
+
+class Comfy:
+    """An embedded server that can be broken, stopped and started again on its port."""
+
+    def __init__(self, comfy_id: str, **settings: Any) -> None:
+        self.comfy_id = comfy_id
+        self.faults = Faults()
+        self.settings = settings
+        self._server = self._make(0)
+
+    @property
+    def url(self) -> str:
+        return self._server.url
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop()
+
+    async def restart(self) -> None:
+        """End this life, with its queue and history, and begin another one."""
+        await self.stop()
+        self._server = self._make(self._server.port)
+        await self.start()
+
+    def _make(self, port: int) -> EmbeddedComfy:
+        return EmbeddedComfy(
+            self.comfy_id, port=port, nodes=NODES, middlewares=[self.faults.middleware]
+        )
+
+
+class Answer:
+    """A whole answer."""
+
+    def __init__(self, status: int, headers: Any, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> tuple[int, str]:
+        """The status and our code of an error."""
+        return self.status, self.json()["code"]
+
+
+class Caller:
+    """Somebody who calls the Jupyter server, with headers of its own."""
+
+    def __init__(self, base: str, session: aiohttp.ClientSession, headers: dict[str, str]) -> None:
+        self.base = base
+        self._session = session
+        self._headers = headers
+
+    async def call(self, method: str, path: str, **options: Any) -> Answer:
+        """Call `path` of the REST API."""
+        return await self.raw(method, f"comfy-lock/api/{path}", **options)
+
+    async def raw(self, method: str, path: str, **options: Any) -> Answer:
+        """Call `path`, sent as it is written, below the Jupyter server's base URL."""
+        headers = {**self._headers, **options.pop("headers", {})}
+        url = URL(self.base + path, encoded=True)
+        async with self._session.request(
+            method, url, headers=headers, allow_redirects=False, **options
+        ) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def get(self, path: str) -> Any:
+        """Return the JSON of a path of the REST API."""
+        answer = await self.call("GET", path)
+        assert answer.status == 200, answer.body
+        return answer.json()
+
+    @asynccontextmanager
+    async def events(self, events: Events | None = None) -> AsyncIterator[Events]:
+        """Listen to the event stream."""
+        events = events or Events()
+        async with self._session.get(
+            URL(f"{self.base}comfy-lock/api/events", encoded=True),
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=None),
+        ) as response:
+            assert response.status == 200
+            reading = asyncio.create_task(events.read(response))
+            try:
+                yield events
+            finally:
+                reading.cancel()
+                with suppress(asyncio.CancelledError):
+                    await reading
+
+
+class Events:
+    """What an event stream has said so far."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[int, str, Any]] = []
+        self.ended = asyncio.Event()
+        self._changed = asyncio.Condition()
+
+    async def read(self, response: aiohttp.ClientResponse) -> None:
+        fields: dict[str, str] = {}
+        try:
+            async for line in response.content:
+                name, _, value = line.decode().rstrip("\n").partition(": ")
+                if name:
+                    fields[name] = value
+                    continue
+                if "data" in fields:
+                    event = (int(fields["id"]), fields["event"], json.loads(fields["data"]))
+                    async with self._changed:
+                        self.all.append(event)
+                        self._changed.notify_all()
+                fields = {}
+        except aiohttp.ClientError:
+            pass
+        finally:
+            self.ended.set()
+
+    async def until(self, true: Callable[[], Any]) -> Any:
+        """Wait until `true` is so, looking whenever something was said."""
+        async with asyncio.timeout(DEADLINE_S), self._changed:
+            while not (found := true()):
+                await self._changed.wait()
+            return found
+
+    def of(self, kind: str) -> list[Any]:
+        """Return what was said of one kind."""
+        return [data for _, each, data in self.all if each == kind]
+
+    def states(self, task_id: str) -> list[str]:
+        """Return the states that a task was said to be in."""
+        return [each["state"] for each in self.of("task") if each["task_id"] == task_id]
+
+
+class Kernel(Caller):
+    """An attached kernel; its event stream is open for as long as it lives."""
+
+    def __init__(self, base: str, session: aiohttp.ClientSession, said: Any) -> None:
+        self.credential: str = said["credential"]
+        self.holder_id: str = said["holder"]["holder_id"]
+        self.kernel_id: str = said["holder"]["kernel_id"]
+        self.gateway_path: str = said["gateway_path"]
+        super().__init__(base, session, {"Authorization": f"ComfyKernel {self.credential}"})
+        self.heard = Events()
+
+    async def lock(self, comfy_id: str | None = None, mode: str = "shared") -> dict[str, Any]:
+        answer = await self.call("POST", "locks", json={"comfy_id": comfy_id, "mode": mode})
+        assert answer.status in (200, 201), answer.body
+        lock: dict[str, Any] = answer.json()["lock"]
+        return lock
+
+    async def release(self) -> Any:
+        return (await self.call("DELETE", "locks/mine")).json()["released"]
+
+    async def submit(self, prompt: dict[str, Any]) -> str:
+        answer = await self.call("POST", "tasks", json={"prompt": prompt})
+        assert answer.status == 201, answer.body
+        return str(answer.json()["task_id"])
+
+    async def comfy(self, method: str, path: str, **options: Any) -> Answer:
+        """Call ComfyUI through the gateway; the path is sent as it is written."""
+        return await self.raw(method, self.gateway_path + path, headers=_NOBODY, **options)
+
+    async def prompt(self, prompt: dict[str, Any], **more: Any) -> str:
+        """Submit as a client of ComfyUI does."""
+        answer = await self.comfy("POST", "prompt", json={"prompt": prompt, **more})
+        assert answer.status == 200, answer.body
+        return str(answer.json()["prompt_id"])
+
+    async def cancel(self, task_id: str) -> None:
+        answer = await self.call("POST", f"tasks/{task_id}/cancel")
+        assert answer.status == 202, answer.body
+
+    async def task_in(self, task_id: str, *states: str) -> dict[str, Any]:
+        """Wait until the task has been said to be in one of `states`; return it as it is then."""
+        wanted = set(states)
+
+        def found() -> Any:
+            told = self.heard.of("task") + [
+                each for snapshot in self.heard.of("snapshot") for each in snapshot["tasks"]
+            ]
+            return next((x for x in told if x["task_id"] == task_id and x["state"] in wanted), None)
+
+        return dict(await self.heard.until(found))
+
+    async def ended(self, task_id: str) -> dict[str, Any]:
+        return await self.task_in(task_id, *ENDED)
+
+    @asynccontextmanager
+    async def socket(self, query: str = "") -> AsyncIterator[Socket]:
+        """Open a WebSocket through the gateway."""
+        url = URL(f"{self.base}{self.gateway_path}ws{query}", encoded=True)
+        async with self._session.ws_connect(url, max_msg_size=0) as socket:
+            yield Socket(socket)
+
+
+#: The gateway knows its callers by the path alone.
+_NOBODY = {"Authorization": ""}
+
+
+class Socket:
+    """A client's end of a WebSocket."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self.frames: list[Any] = []
+
+    async def until(self, true: Callable[[Any], Any]) -> Any:
+        """Read until a frame for which `true` holds; return it."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                message = await self.socket.receive()
+                assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY), message
+                is_text = message.type is aiohttp.WSMsgType.TEXT
+                frame = json.loads(message.data) if is_text else message.data
+                self.frames.append(frame)
+                if true(frame):
+                    return frame
+
+    async def end_of(self, prompt_id: str) -> None:
+        """Read until the prompt is said to be over."""
+        over = {"node": None, "prompt_id": prompt_id}
+        await self.until(
+            lambda x: isinstance(x, dict) and x["type"] == "executing" and x["data"] == over
+        )
+
+    async def close_code(self) -> int | None:
+        """Read until the socket is closed; return the code."""
+        async with asyncio.timeout(DEADLINE_S):
+            async for message in self.socket:
+                self.frames.append(message.data)
+        return self.socket.close_code
+
+    def texts(self) -> list[dict[str, Any]]:
+        return [each for each in self.frames if isinstance(each, dict)]
+
+    def binaries(self) -> list[bytes]:
+        return [each for each in self.frames if isinstance(each, bytes)]
+
+
+@dataclass
+class World:
+    """Everything together, on one event loop."""
+
+    base: str
+    token: str
+    session: aiohttp.ClientSession
+    comfies: dict[str, Comfy]
+    app: Any
+    listening: list[asyncio.Task[None]]
+
+    @property
+    def gpu(self) -> Comfy:
+        return self.comfies["gpu-1"]
+
+    @property
+    def user(self) -> Caller:
+        """The Jupyter user."""
+        return Caller(self.base, self.session, {"Authorization": f"token {self.token}"})
+
+    @property
+    def stranger(self) -> Caller:
+        return Caller(self.base, self.session, {})
+
+    async def hello(self, name: str = "", **more: Any) -> Answer:
+        body = {"kernel_id": f"attached-{uuid4()}", "instance": str(uuid4()), "pid": 1}
+        body |= {"kind": "attached", "name": name, **more}
+        return await self.user.call("POST", "holders", json=body)
+
+    async def kernel(self, name: str = "", **more: Any) -> Kernel:
+        """Attach a kernel that listens to its event stream."""
+        kernel = Kernel(self.base, self.session, (await self.hello(name, **more)).json())
+        self.listening.append(asyncio.create_task(self._listen(kernel)))
+        await kernel.heard.until(lambda: kernel.heard.all)
+        return kernel
+
+    async def _listen(self, kernel: Kernel) -> None:
+        async with kernel.events(kernel.heard):
+            await kernel.heard.ended.wait()
+
+    async def close(self) -> None:
+        for each in self.listening:
+            each.cancel()
+        await asyncio.gather(*self.listening, return_exceptions=True)
+        await self.session.close()
+
+
+async def until(true: Callable[[], Any]) -> Any:
+    """Wait until `true` is so; for conditions that nobody announces."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not (found := true()):
+            await asyncio.sleep(0.01)
+        return found
