@@ -30,7 +30,12 @@ from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, Services
 from jupyter_comfy_lock.server.streams import HolderStreams
 from jupyter_comfy_lock.server.submit import Submitter
 from jupyter_comfy_lock.server.tasks import TaskService
-from jupyter_comfy_lock.server.upstream import Upstream, look_at_all, new_session
+from jupyter_comfy_lock.server.upstream import (
+    ResolverWithoutThreads,
+    Upstream,
+    look_at_all,
+    new_session,
+)
 from jupyter_comfy_lock.store.database import Database
 from jupyter_comfy_lock.store.locks import LockStore
 from jupyter_comfy_lock.store.tasks import TaskStore
@@ -161,17 +166,24 @@ class ComfyLock(ExtensionApp):
             self._database.transact(self._locks.leave_now)
         homes: dict[ComfyId, list[str]] = {}
         for live in self._tasks.pending():
-            homes.setdefault(live.task.comfy_id, []).append(live.task.task_id)
+            if live.task.comfy_id in self._upstreams:
+                homes.setdefault(live.task.comfy_id, []).append(live.task.task_id)
         if homes:
             asyncio.run(self._cancel_afresh(homes))
 
     async def _cancel_afresh(self, homes: dict[ComfyId, list[str]]) -> None:
-        async with new_session() as session:
-            for comfy_id, task_ids in homes.items():
-                upstream = Upstream(self._upstreams[comfy_id].comfy, session)
-                await upstream.look()
+        async with new_session(ResolverWithoutThreads()) as session:
+
+            async def cancel(comfy_id: ComfyId, task_ids: list[str]) -> None:
+                known = self._upstreams[comfy_id]
+                upstream = Upstream(known.comfy, session)
+                upstream.status = known.status
                 with contextlib.suppress(ComfyLockError):
                     await upstream.cancel(task_ids)
+
+            cancelling = asyncio.gather(*(cancel(*each) for each in homes.items()))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(cancelling, _CANCEL_WAIT_S)
 
     # jupyter_events passes these by keyword.
     async def _on_kernel_action(self, logger: Any, schema_id: str, data: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from jupyter_comfy_lock.domain.comfy import FEATURE_FLAGS, queue_ids
 from jupyter_comfy_lock.domain.errors import (
@@ -35,13 +37,37 @@ _SUBMIT = aiohttp.ClientTimeout(total=60, sock_connect=3)
 _HEARTBEAT_S = 10.0
 
 
-def new_session() -> aiohttp.ClientSession:
+class ResolverWithoutThreads(AbstractResolver):
+    """Looks up host names while Python ends, when no thread can be started any more."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return the addresses of `host`; blocks."""
+        found = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=port,
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for kind, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Do nothing: it holds nothing."""
+
+
+def new_session(resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
     """Return the HTTP client for all ComfyServers.
 
     It keeps no cookies and decompresses nothing: what it fetches is handed on as it is.
     """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, resolver=resolver),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         read_bufsize=2**18,
