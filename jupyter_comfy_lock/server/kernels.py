@@ -23,8 +23,11 @@ KERNEL_ACTIONS = "https://events.jupyter.org/jupyter_server/kernel_actions/v1"
 
 #: Seconds between two looks at all holders.
 _LOOK_EVERY_S = 2.0
-#: Seconds an attached holder may be without its event stream.
-_ATTACHED_GRACE_S = 10.0
+#: Seconds in which an attached holder opens its event stream after its hello.
+_FIRST_STREAM_S = 10.0
+#: Seconds in which an attached holder opens its event stream again when it broke. Its process may
+#: be on another machine, so that nothing else tells whether it lives.
+_STREAM_AGAIN_S = 3.0
 #: Seconds in which a kernel whose stream dropped turns out to be dead, if it is.
 _DYING_S = 0.2
 
@@ -163,15 +166,18 @@ class KernelWatcher:
         holder.streams += 1
 
     async def stream_dropped(self, holder: Holder) -> None:
-        """Note that an event stream of the holder broke: perhaps its kernel is dead."""
+        """Note that an event stream of the holder broke: perhaps its process is dead."""
         holder.streams -= 1
         holder.last_stream_s = time.monotonic()
         if holder.kind == "attached":
+            await asyncio.sleep(_STREAM_AGAIN_S)
+            if holder.streams == 0 and time.monotonic() - holder.last_stream_s >= _STREAM_AGAIN_S:
+                await self.end(holder, "it went away")
             return
         deadline_s = time.monotonic() + _DYING_S
         while time.monotonic() < deadline_s:
             if not await self._alive(holder):
-                await self.end(holder, "the kernel died")
+                await self.end(holder, "its process is gone")
                 return
             await asyncio.sleep(_DYING_S / 10)
 
@@ -181,7 +187,7 @@ class KernelWatcher:
         for holder in self._registry.all():
             if holder.kind == "attached":
                 silent = holder.streams == 0
-                if silent and now_s - holder.last_stream_s > _ATTACHED_GRACE_S:
+                if silent and now_s - holder.last_stream_s > _FIRST_STREAM_S:
                     await self.end(holder, "it went away")
             elif not await self._alive(holder):
                 await self.end(holder, "the kernel is gone")
