@@ -16,6 +16,8 @@ from jupyter_comfy_lock.server.upstream import Upstream
 
 #: Seconds between two looks at a ComfyServer with pending tasks.
 _LOOK_EVERY_S = 1.5
+#: Seconds between two looks while there are tasks whose end was asked for.
+_LOOK_AT_CANCELLED_EVERY_S = 0.3
 #: Seconds between two looks when each is asked for by news.
 _LOOK_AT_MOST_EVERY_S = 0.2
 #: A task in neither queue nor history for this long is lost.
@@ -58,8 +60,11 @@ class Follower:
 
     async def _follow_for_ever(self) -> None:
         while True:
+            # No news comes of the end of a cancelled task when its holder's socket is closed.
+            cancelling = any(live.task.cancel_requested for live in self._tasks.pending())
+            wait_s = _LOOK_AT_CANCELLED_EVERY_S if cancelling else _LOOK_EVERY_S
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._tasks.look_now.wait(), _LOOK_EVERY_S)
+                await asyncio.wait_for(self._tasks.look_now.wait(), wait_s)
             self._tasks.look_now.clear()
             try:
                 await self.look()
