@@ -1,0 +1,1 @@
+"""The product as a whole: real Jupyter servers, real kernels, real processes killed."""
