@@ -260,7 +260,8 @@ def _await_real_comfyui(installing: subprocess.Popen[bytes]) -> Count:
     except subprocess.TimeoutExpired:
         installing.kill()
         code = None
-    print("\n".join(REAL_COMFYUI_LOG.read_text(errors="replace").splitlines()[-20:]))
+    said = REAL_COMFYUI_LOG.read_text(errors="replace").splitlines()
+    print("\n".join(said[-1:] if code == 0 else said[-40:]))
     if code != 0:
         msg = f"installing ComfyUI {'hangs' if code is None else f'failed with code {code}'}"
         raise StepFailed(msg)
