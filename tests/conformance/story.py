@@ -108,7 +108,9 @@ class Story:
         self._states[prompt_id] = now
         for node_id, state in now.items():
             if before.get(node_id) != state:
-                self._event(Token("progress_state", prompt_id, node_id, (state,)))
+                whole = data["nodes"][node_id]
+                more = (whole["value"], whole["max"]) if state == "finished" else ()
+                self._event(Token("progress_state", prompt_id, node_id, (state, *more)))
 
     def _binary(self, event: dict[str, Any]) -> Token:
         kind = f"binary {event['event_type']}"

@@ -17,7 +17,6 @@ import pytest_asyncio
 from PIL import Image
 
 from jupyter_comfy_lock.embedded import EmbeddedComfy
-from tests.comfy_servers import comfy_servers, kinds_under_test
 
 PIXELS = Path(__file__).parent / "pixels"
 A, B, MASK = ["a", 0], ["b", 0], ["b", 1]
@@ -67,16 +66,6 @@ CASES = {
     },
     **{f"quantize-{d}": one("ImageQuantize", image=A, colors=12, dither=d) for d in DITHERS},
 }
-
-
-@pytest.fixture(scope="module", params=kinds_under_test())
-def lasting_url(request):
-    """The URL of a real or given server; None if the embedded one is meant."""
-    if request.param == "embedded":
-        yield None
-        return
-    with comfy_servers(1, request.param) as urls:
-        yield urls[0]
 
 
 @pytest_asyncio.fixture

@@ -23,7 +23,6 @@ import pytest_asyncio
 from packaging.version import Version
 
 from jupyter_comfy_lock.embedded import EmbeddedComfy
-from tests.comfy_servers import comfy_servers, kinds_under_test
 from tests.conformance.replay import Replay, shortened
 from tests.embedded_trace_nodes import NODES
 
@@ -67,21 +66,6 @@ class Target:
             if self.version < Version(since) and re.match(pattern, path):
                 return f"{path} not compared: {what} is as recorded since {since}"
         return None
-
-
-@pytest.fixture(scope="session", params=kinds_under_test())
-def server_kind(request):
-    return request.param
-
-
-@pytest.fixture(scope="session")
-def lasting_url(server_kind):
-    """The URL of a real or given server; None if the embedded one is meant."""
-    if server_kind == "embedded":
-        yield None
-        return
-    with comfy_servers(1, server_kind) as urls:
-        yield urls[0]
 
 
 @pytest_asyncio.fixture

@@ -119,6 +119,26 @@ async def test_an_interrupt_takes_effect_at_the_next_step(client):
     assert job["status"] == "cancelled"
 
 
+async def test_everybody_hears_of_an_interruption_that_concerns_nobody_in_particular(client):
+    _, answer = await client.post("/prompt", {"prompt": {"1": steps(1000, 0.02), "2": save("1")}})
+    await client.until("progress", prompt_id=answer["prompt_id"])
+    await client.post("/interrupt")
+    await client.until("execution_interrupted", prompt_id=answer["prompt_id"])
+    assert not {"execution_start", "executing"} & set(kinds(client.heard))
+
+
+async def test_only_a_literal_true_turns_previews_with_metadata_on(comfy):
+    seen = []
+    for value in (1, "true", True):
+        async with client_of(comfy.url) as client:
+            flags = {"supports_preview_metadata": value}
+            await client.ws.send_json({"type": "feature_flags", "data": flags})
+            await client.until("feature_flags")
+            await client.run({"1": steps(1, 0, preview=True, seed=len(seen)), "2": save("1")})
+            seen.append(decoded(client.frames[0])["event_type"])
+    assert seen == [1, 1, 4]
+
+
 async def test_the_server_answers_while_a_node_blocks(client):
     prompt = {"1": node("TrBlockSleep", seconds=0.5, seed=1), "2": save("1")}
     prompt_id = await client.submit(prompt)
