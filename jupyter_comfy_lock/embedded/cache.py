@@ -16,7 +16,7 @@ from jupyter_comfy_lock.embedded.files import Folders
 from jupyter_comfy_lock.embedded.nodes.spec import NodeSpec
 
 #: Results beyond this many bytes of pictures are forgotten, oldest use first.
-MAX_BYTES = 512 * 1024 * 1024
+MAX_BYTES = 256 * 1024 * 1024
 MAX_ENTRIES = 2000
 
 

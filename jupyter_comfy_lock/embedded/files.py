@@ -20,7 +20,7 @@ class OutsideFolderError(ValueError):
     """A name leads out of the folder it should be in."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        super().__init__(f"Saving image outside the output folder is not allowed: {name!r}")
+        super().__init__(f"{name!r} leads out of the folder {folder.name!r}")
         self.folder = folder
 
 

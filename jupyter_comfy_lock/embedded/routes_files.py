@@ -147,7 +147,7 @@ async def _upload(request: web.Request, *, masked: bool) -> web.Response:
     overwrite = form.get("overwrite") in ("true", "1")
     try:
         name = await asyncio.to_thread(
-            _store, folder, f"{subfolder}/{image.filename}", content, overwrite
+            _store, folder, str(Path(subfolder, image.filename)), content, overwrite
         )
     except OutsideFolderError:
         return web.Response(status=400)
@@ -155,7 +155,7 @@ async def _upload(request: web.Request, *, masked: bool) -> web.Response:
 
 
 def _store(folder: Path, wanted: str, content: bytes, overwrite: bool) -> str:
-    path = inside(folder, wanted.lstrip("/"))
+    path = inside(folder, wanted)
     path.parent.mkdir(parents=True, exist_ok=True)
     name, is_there = path.name, False
     if not overwrite:

@@ -67,6 +67,12 @@ async def test_an_upload_can_be_chosen_at_once(client):
     assert info["LoadImage"]["input"]["required"]["image"][0] == ["new.png"]
 
 
+@pytest.mark.parametrize("subfolder", ["/etc", "..", "a/../.."])
+async def test_an_upload_must_stay_in_its_folder(client, subfolder):
+    status, _ = await client.post("/upload/image", **upload(b"x", subfolder=subfolder))
+    assert status == 400
+
+
 async def test_a_mask_upload_takes_its_alpha_from_the_drawing(client):
     await client.post("/upload/image", **upload(png((9, 9, 9)), "base.png"))
     reference = json.dumps({"filename": "base.png", "type": "input"})

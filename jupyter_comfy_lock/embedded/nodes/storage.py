@@ -134,7 +134,7 @@ NODES = (
         "SaveImage",
         save_image,
         inputs=(
-            Input("images", "IMAGE", {"tooltip": "The images to save."}),
+            Input("images", "IMAGE", {"tooltip": "What to save."}),
             Input("filename_prefix", "STRING", {"default": "ComfyUI", "tooltip": _PREFIX_TIP}),
         ),
         outputs=("IMAGE",),
