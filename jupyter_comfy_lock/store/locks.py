@@ -157,7 +157,7 @@ class LockStore:
         old = _held_by(c, holder_id)
         if old is not None and (old.comfy_id, old.mode) == (comfy.comfy_id, mode):
             return Grant(lock=old, had_it=True, left=None)
-        _refuse_to_wander(c, comfy, holder_id)
+        _refuse_to_wander(c, comfy, holder_id, name)
         others = tuple(each for each in _held(c) if each.comfy_id == comfy.comfy_id)
         why = refusal(mode, comfy.capacity, others, holder_id)
         if why is not None:
@@ -231,7 +231,7 @@ def _held_by(c: Connection, holder_id: HolderId) -> Lock | None:
     return None if row is None else lock_of(row)
 
 
-def _refuse_to_wander(c: Connection, comfy: ComfyServer, holder_id: HolderId) -> None:
+def _refuse_to_wander(c: Connection, comfy: ComfyServer, holder_id: HolderId, name: str) -> None:
     rows = c.execute(
         select(tasks.c.task_id, tasks.c.comfy_id).where(
             tasks.c.holder_id == holder_id,
@@ -241,7 +241,7 @@ def _refuse_to_wander(c: Connection, comfy: ComfyServer, holder_id: HolderId) ->
     ).all()
     if rows:
         raise ServerConsistencyError(
-            holder_id,
+            name or holder_id,
             "lock",
             asked=comfy.comfy_id,
             locked=rows[0].comfy_id,
