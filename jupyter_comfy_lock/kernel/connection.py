@@ -147,7 +147,8 @@ def this_kernel() -> tuple[str, bytes] | None:
     if module is None or not module.IPKernelApp.initialized():
         return None
     app = module.IPKernelApp.instance()
-    if app.session is None or app.session.pid != os.getpid():
+    # A kernel answers heartbeats for as long as it lives, and a fork has none of its threads.
+    if app.heartbeat is None or not app.heartbeat.is_alive():
         return None
     name = re.fullmatch(r"kernel-(.+)\.json", Path(app.connection_file).name)
     return (name[1], bytes(app.session.key)) if name else None

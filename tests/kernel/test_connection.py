@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,7 +37,8 @@ def in_kernel(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """As if this process were the kernel k-9, started by a Jupyter server."""
     app = SimpleNamespace(
         connection_file="/run/kernel-k-9.json",
-        session=SimpleNamespace(key=b"the-key", pid=os.getpid()),
+        session=SimpleNamespace(key=b"the-key"),
+        heartbeat=threading.current_thread(),
     )
     application = SimpleNamespace(initialized=lambda: True, instance=lambda: app)
     module = SimpleNamespace(IPKernelApp=application)
@@ -66,8 +68,15 @@ def test_a_process_started_by_a_kernel_attaches_to_the_kernels_server(runtime):
 
 
 def test_a_fork_of_a_kernel_does_not_speak_in_its_name(runtime, in_kernel):
-    in_kernel.session.pid = -1
-    assert find_place(server_file(runtime)).kind == "attached"
+    environ = server_file(runtime)
+    assert find_place(environ).kind == "managed"
+    in_kernel.heartbeat = threading.Thread(target=threading.Event().wait, daemon=True)
+    in_kernel.heartbeat.start()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if find_place(environ).kind == "attached" else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert find_place(environ).kind == "managed"
 
 
 def test_a_kernel_with_a_connection_file_of_another_name_attaches(runtime, in_kernel):
