@@ -5,6 +5,8 @@ and newer versions more keys: what is unknown is not an error, it just means not
 """
 
 import json
+import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from jupyter_comfy_lock.domain.task import Outcome, TaskState
 PREVIEW = 1
 TEXT = 3
 PREVIEW_WITH_METADATA = 4
+_IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]+")
 _MEDIA_TYPES = {1: "image/jpeg", 2: "image/png"}
 
 #: Sent first on each socket, so that previews say which prompt and node they belong to.
@@ -110,17 +113,24 @@ Message = (
 )
 
 
+def loads(text: str | bytes) -> Any:
+    """Return the JSON in `text`, None for what is none; never raises, whatever it is given."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        # A few hundred brackets are no JSON that anybody means.
+        return None
+
+
 def parse_text(text: str) -> Message | None:
     """Return what a text frame means for us, or None."""
-    try:
-        message = json.loads(text)
-    except ValueError:
-        return None
+    message = loads(text)
     if not isinstance(message, dict) or not isinstance(data := message.get("data"), dict):
         return None
     match message.get("type"), data:
         case "status", {"status": {"exec_info": {"queue_remaining": int(remaining)}}}:
-            return Status(remaining, data.get("sid"))
+            sid = data.get("sid")
+            return Status(remaining, sid if isinstance(sid, str) else None)
         case "execution_start", {"prompt_id": str(prompt_id)}:
             return Started(prompt_id)
         case "execution_cached", {"prompt_id": str(prompt_id), "nodes": list(nodes)}:
@@ -155,16 +165,13 @@ def parse_binary(frame: bytes) -> Preview | None:
         return Preview(None, None, _MEDIA_TYPES.get(word, "image/jpeg"), frame[8:])
     if event != PREVIEW_WITH_METADATA or len(frame) < 8 + word:
         return None
-    try:
-        about = json.loads(frame[8 : 8 + word])
-    except ValueError:
-        return None
+    about = loads(frame[8 : 8 + word])
     if not isinstance(about, dict):
         return None
     return Preview(
-        about.get("prompt_id"),
-        about.get("node_id"),
-        str(about.get("image_type") or "image/jpeg"),
+        _text(about.get("prompt_id")),
+        _text(about.get("node_id")),
+        _media_type(about.get("image_type")),
         frame[8 + word :],
     )
 
@@ -175,31 +182,15 @@ def legacy_preview(preview: Preview) -> bytes:
     return struct.pack(">II", PREVIEW, number) + preview.image
 
 
-def prompt_of(text: str) -> str | None:
-    """Return the prompt that a text frame belongs to, if it says so; whatever its type."""
-    try:
-        message = json.loads(text)
-    except ValueError:
-        return None
-    data = message.get("data") if isinstance(message, dict) else None
-    prompt_id = data.get("prompt_id") if isinstance(data, dict) else None
-    return prompt_id if isinstance(prompt_id, str) else None
-
-
 def outcome(entry: Mapping[str, Any]) -> Outcome:
     """Read how a prompt ended from its entry in ComfyUI's history.
 
     ComfyUI writes "error" for an interrupted prompt as well as for a failed one; the messages
     tell them apart.
     """
-    status = entry.get("status") or {}
-    outputs = entry.get("outputs") or {}
-    messages = [
-        (message[0], message[1])
-        for message in status.get("messages") or []
-        if isinstance(message, list) and len(message) == 2 and isinstance(message[1], dict)
-    ]
-    last = dict(messages)
+    status = _mapping(entry.get("status"))
+    outputs = _mapping(entry.get("outputs"))
+    last = dict(_messages(status.get("messages")))
     if "execution_interrupted" in last:
         return Outcome(
             state=TaskState.CANCELLED, reason="stopped on the ComfyServer", outputs=outputs
@@ -208,7 +199,8 @@ def outcome(entry: Mapping[str, Any]) -> Outcome:
         error = _error(last.get("execution_error") or {})
         reason = f"node {error['node_id']} ({error['node_class']}): {error['message']}"
         return Outcome(state=TaskState.FAILED, reason=reason, outputs=outputs, error=error)
-    cached = {str(node) for node in (last.get("execution_cached") or {}).get("nodes") or []}
+    nodes = _mapping(last.get("execution_cached")).get("nodes")
+    cached = set(map(str, nodes)) if isinstance(nodes, list) else set()
     wanted = _outputs_to_execute(entry)
     return Outcome(
         state=TaskState.SUCCEEDED, outputs=outputs, cached=bool(wanted) and wanted <= cached
@@ -226,7 +218,30 @@ def queue_ids(queue: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def _items(items: Any) -> list[list[Any]]:
-    return [item for item in items or [] if isinstance(item, list) and len(item) >= 2]
+    items = items if isinstance(items, list) else []
+    return [item for item in items if isinstance(item, list) and len(item) >= 2]
+
+
+def _messages(messages: Any) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (each[0], each[1])
+        for each in _items(messages)
+        if isinstance(each[0], str) and isinstance(each[1], dict)
+    ]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _media_type(value: Any) -> str:
+    # It becomes a header of ours, on the Jupyter server's origin: pictures only.
+    good = isinstance(value, str) and _IMAGE_TYPE.fullmatch(value)
+    return value if good else "image/jpeg"
 
 
 def _outputs_to_execute(entry: Mapping[str, Any]) -> set[str]:
@@ -260,4 +275,9 @@ def _graph(nodes: Mapping[str, Any]) -> dict[str, tuple[str, float, float]]:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
+    try:
+        number = float(value) if isinstance(value, int | float) else 0.0
+    except OverflowError:
+        return 0.0
+    # Python's JSON knows NaN and infinity, a browser's does not.
+    return number if math.isfinite(number) else 0.0

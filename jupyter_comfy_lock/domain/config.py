@@ -11,6 +11,7 @@ from jupyter_comfy_lock.domain.lock import ComfyId
 from jupyter_comfy_lock.domain.pool import ComfyServer
 
 _KEYS = {"id", "url", "headers", "labels", "capacity"}
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -31,6 +32,17 @@ class LeasePolicy:
                 "renewal would lose the locks"
             )
             raise ConfigError(key="renew_every_s", why=why)
+
+
+def lease_policy(ttl_s: float) -> LeasePolicy:
+    """Return the policy for `c.ComfyLock.lease_ttl_s`.
+
+    Raises:
+        ConfigError: no lease could be kept for so short a time.
+    """
+    if not 1.0 <= ttl_s < float("inf"):
+        raise ConfigError(key="lease_ttl_s", why=f"must be at least 1 s, got {ttl_s} s")
+    return LeasePolicy(ttl_s=ttl_s, renew_every_s=ttl_s / 6, margin_s=ttl_s / 10)
 
 
 def parse_pool(entries: object) -> tuple[ComfyServer, ...]:
@@ -82,25 +94,32 @@ def _id(value: object, key: str) -> ComfyId:
 
 
 def _url(value: object, key: str) -> str:
-    try:
-        parts = urlsplit(value) if isinstance(value, str) else None
-        good = parts and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        good = False
-    if not isinstance(value, str) or not parts or not good:
-        raise ConfigError(key, f"must be like 'http://host:8188', got {value!r}")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        # The URL is shown to users, so a secret in it would be too.
+    if isinstance(value, str) and any(mark in value for mark in "@?#"):
+        # The URL is shown to users, so a secret in it would be too; here also.
         why = "must not carry a user, password or query; put credentials in `headers`"
         raise ConfigError(key, why)
+    if not isinstance(value, str) or not _is_url(value):
+        raise ConfigError(key, f"must be like 'http://host:8188', got {value!r}")
     return value.rstrip("/")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        return False
+    # urlsplit drops some of these and passes others on.
+    return bool(good) and text.isprintable() and " " not in text
 
 
 def _headers(value: object, key: str) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise ConfigError(key, f"must be a mapping, got {type(value).__name__}")
     for name, text in value.items():
-        if not isinstance(name, str) or not isinstance(text, str) or "\n" in name + text:
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ConfigError(key, f"{name!r} is no name of an HTTP header")
+        if not isinstance(text, str) or not text.isprintable():
             # The value is not shown: it may be a secret.
             raise ConfigError(key=f"{key}.{name}", why="must be one line of text")
     return dict(value)

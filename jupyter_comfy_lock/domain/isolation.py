@@ -14,6 +14,7 @@ from jupyter_comfy_lock.domain.comfy import (
     PREVIEW_WITH_METADATA,
     Preview,
     legacy_preview,
+    loads,
     parse_binary,
 )
 
@@ -69,17 +70,18 @@ _STATIC = re.compile(
     r"|index\.html|(assets|scripts|extensions|fonts|cursor|templates|docs)/.+"
     r"|[^/]+\.(js|css|json|ico|png|svg|woff2?|map|webmanifest|txt)"
 )
-_NEVER = re.compile(r"(api/)?(internal|assets|tags)(/.*)?")
+#: ComfyUI puts each route below /api once more, also those that are written with it.
+_NEVER = re.compile(r"(api/)?(internal|assets|tags)(/.*)?|api/api(/.*)?")
 
 
 def route(method: str, path: str) -> Route:
     """Return what to do with a call; `path` is relative to the gateway's base, without query."""
+    if any(part in (".", "..") for part in path.split("/")):
+        # Somebody on the way would take "scripts/../queue" for "queue".
+        return Route.NEVER
     method = "GET" if method == "HEAD" else method
     prefixed = path.startswith("api/")
     bare = path.removeprefix("api/")
-    if ".." in path.split("/"):
-        # A ComfyServer may be one folder of a proxy, with others beside it.
-        return Route.NEVER
     if prefixed or not _is_jobs(bare):
         found = _ROUTES.get((method, bare)) or next(
             (to for verb, pattern, to in _PATTERNS if verb == method and pattern.fullmatch(bare)),
@@ -135,6 +137,21 @@ def my_jobs(
     }
 
 
+def input_key(filename: str, subfolder: str) -> tuple[str, str] | None:
+    """Return what tells an input of a ComfyServer from all others, as (subfolder, name).
+
+    None for names that ComfyUI, or the file system below it, takes for another file: it looks at
+    "x.png [output]" in another folder, at "a/x.png" as "x.png", and "./" is no folder at all.
+    """
+    unclear = any(mark in filename + subfolder for mark in ("\\", ":", "\0"))
+    if unclear or "/" in filename or filename.endswith((".", " ", "]")) or not filename:
+        return None
+    if subfolder and any(part in ("", ".", "..") for part in subfolder.split("/")):
+        return None
+    # Some file systems do not tell large letters from small ones.
+    return subfolder.casefold(), filename.casefold()
+
+
 def my_stats(stats: Mapping[str, Any]) -> dict[str, Any]:
     """Return the answer to `GET /system_stats` without the command line and its paths."""
     system = {key: value for key, value in (stats.get("system") or {}).items() if key != "argv"}
@@ -161,10 +178,7 @@ def my_frame(
     """
     if isinstance(frame, bytes):
         return _my_binary(frame, mine, alone=alone, metadata=metadata)
-    try:
-        message = json.loads(frame)
-    except ValueError:
-        return None
+    message = loads(frame)
     if not isinstance(message, dict):
         return None
     data = message.get("data")
@@ -176,7 +190,7 @@ def my_frame(
     prompt_id = data.get("prompt_id") if isinstance(data, dict) else None
     if prompt_id is None:
         return frame if alone else None
-    return frame if prompt_id in mine else None
+    return frame if isinstance(prompt_id, str) and prompt_id in mine else None
 
 
 def status_frame(pending: int, sid: str | None = None) -> str:

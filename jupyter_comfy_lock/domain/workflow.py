@@ -81,6 +81,9 @@ def node_error_lines(node_errors: Mapping[str, Any]) -> list[str]:
     """Return one line per fault: node, class, input and reason."""
     lines = []
     for node_id, entry in node_errors.items():
+        if not isinstance(entry, Mapping):
+            lines.append(f"node {node_id}: {entry}")
+            continue
         for error in entry.get("errors") or [{}]:
             name = (error.get("extra_info") or {}).get("input_name")
             where = f"node {node_id} ({entry.get('class_type', '?')})"

@@ -13,7 +13,7 @@ from jupyter_server.extension.application import ExtensionApp
 from traitlets import Any as AnyTrait
 from traitlets import Float
 
-from jupyter_comfy_lock.domain.config import LeasePolicy, parse_pool
+from jupyter_comfy_lock.domain.config import LeasePolicy, lease_policy, parse_pool
 from jupyter_comfy_lock.domain.errors import ComfyLockError, ConfigError
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, lock_to_json
 from jupyter_comfy_lock.domain.pool import ComfyServer, comfy_to_json
@@ -70,11 +70,7 @@ class ComfyLock(ExtensionApp):
         self.policy = LeasePolicy()
         try:
             self.comfy_servers = parse_pool(self.pool)
-            self.policy = LeasePolicy(
-                ttl_s=self.lease_ttl_s,
-                renew_every_s=self.lease_ttl_s / 6,
-                margin_s=self.lease_ttl_s / 10,
-            )
+            self.policy = lease_policy(self.lease_ttl_s)
         except ConfigError as error:
             self.log.critical("%s", error.message)
             self.settings[CONFIG_ERROR] = error

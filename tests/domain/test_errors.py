@@ -1,0 +1,76 @@
+import inspect
+
+import pytest
+
+from jupyter_comfy_lock.domain import errors
+from jupyter_comfy_lock.domain.errors import ComfyLockError, error_from_json
+
+#: What programs rely on: these never change.
+CODES = {
+    *("config_error", "no_server_extension", "wrong_credential", "unknown_holder", "not_yours"),
+    *("bad_request", "empty_pool", "unknown_comfy", "comfy_unreachable", "comfy_unauthorized"),
+    *("not_comfyui", "comfy_unsupported", "no_lock", "lock_refused", "server_consistency"),
+    *("stale_lock", "invalid_workflow", "prompt_rejected", "unknown_task", "unknown_file"),
+    *("task_failed", "task_cancelled", "task_lost", "store_unavailable"),
+}
+
+MADE = [
+    errors.ConfigError("pool", "why"),
+    errors.UnknownHolder(),
+    errors.BadRequest("mode", "must be text"),
+    errors.EmptyPool(),
+    errors.UnknownComfy("gpu-9", ["gpu-1", "gpu-2"]),
+    errors.ComfyUnreachable("gpu-1", "refused"),
+    errors.ComfyUnauthorized("gpu-1", 401),
+    errors.NotComfyUI("gpu-1", "no JSON"),
+    errors.ComfyUnsupported("gpu-1", "0.3.1", "0.3.57"),
+    errors.NoLock("a.ipynb", prompt="t1"),
+    errors.LockRefused("gpu-1", "held", [{"name": "a.ipynb", "since": 1.0}]),
+    errors.ServerConsistencyError("k", "lock", asked="b", locked="a", pending=["t1", "t2"]),
+    errors.StaleLock("gpu-1", 7, "why"),
+    errors.UnknownTask("t1"),
+    errors.PromptRejected("refused", node_errors={}),
+]
+
+
+def test_codes_are_what_they_always_were_and_each_is_one_class():
+    classes = ComfyLockError.__subclasses__()
+    assert {each.code for each in classes} == CODES
+    assert len(classes) == len(CODES)
+
+
+@pytest.mark.parametrize("error", MADE, ids=lambda each: each.code)
+def test_an_error_crosses_a_border_as_the_same_class_with_its_details(error):
+    again = error_from_json(error.to_json())
+    assert type(again) is type(error)
+    assert (again.message, again.details) == (error.message, error.details)
+    assert 400 <= error.http_status_hint < 600
+
+
+@pytest.mark.parametrize("payload", [{}, {"code": "new"}, {"code": None, "details": None}])
+def test_an_unknown_code_is_still_one_of_our_errors(payload):
+    assert type(error_from_json(payload)) is ComfyLockError
+
+
+def test_the_list_at_the_top_names_every_error():
+    listed = inspect.getdoc(errors) or ""
+    assert all(each.__name__ in listed for each in ComfyLockError.__subclasses__())
+
+
+def test_an_unknown_comfy_server_is_answered_with_the_known_ones():
+    error = errors.UnknownComfy("gpu-9", ["gpu-1", "gpu-2"])
+    assert error.message == "There is no ComfyServer 'gpu-9' in the pool. Known: gpu-1, gpu-2."
+
+
+def test_moving_while_tasks_pend_names_kernel_operation_both_servers_and_tasks():
+    ids = ["t1", "t2", "t3", "t4"]
+    error = errors.ServerConsistencyError("a.ipynb", "lock", asked="b", locked="a", pending=ids)
+    for part in ("a.ipynb", "lock", "'b'", "'a'", "t1, t2, t3 and 1 more"):
+        assert part in error.message
+    assert error.details["pending"] == ids
+
+
+def test_no_lock_names_prompt_and_kernel():
+    message = errors.NoLock("a.ipynb", prompt="t1").message
+    assert "t1" in message
+    assert "a.ipynb" in message
