@@ -1,0 +1,82 @@
+"""What only a real kernel of a real Jupyter server shows: interrupts, forks, children."""
+
+import json
+import time
+
+import pytest
+
+from tests.e2e.comfy import steps_workflow
+from tests.e2e.jupyter import CellFailed, running_jupyter, until
+
+FORKED = """
+import os
+reader, writer = os.pipe()
+if (pid := os.fork()) == 0:
+    os.write(writer, repr(comfy.locked_server).encode())
+    os._exit(0)
+os.waitpid(pid, 0)
+os.read(reader, 100).decode()
+"""
+
+CHILD = """
+import subprocess, sys
+code = "import jupyter_comfy_lock as comfy; print(comfy.lock('gpu-2').comfy_id)"
+subprocess.check_output([sys.executable, "-c", code], text=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def jupyter(comfy_urls, tmp_path_factory):
+    pool = [{"id": f"gpu-{n}", "url": url} for n, url in enumerate(comfy_urls, start=1)]
+    with running_jupyter(pool, folder=tmp_path_factory.mktemp("jupyter")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def kernel(jupyter):
+    """A kernel that has locked gpu-1."""
+    made = jupyter.kernel("a.ipynb")
+    made.run("import jupyter_comfy_lock as comfy; comfy.lock('gpu-1')")
+    return made
+
+
+def interrupted(jupyter, kernel, code):
+    """How a cell ended that was interrupted while it ran."""
+    message_id = kernel.begin(f"print('here it goes')\n{code}", said="here it goes")
+    jupyter.http.post(f"api/kernels/{kernel.kernel_id}/interrupt").raise_for_status()
+    while True:
+        message = kernel.client.get_shell_msg(timeout=20)
+        if message["parent_header"]["msg_id"] == message_id:
+            return message["content"]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("waiting", ["task.wait()", "await task"])
+def test_an_interrupt_ends_the_waiting_and_not_the_task(jupyter, kernel, waiting):
+    workflow = steps_workflow(steps=1000, delay=0.1, seed=time.time_ns() % 2**32)
+    kernel.run(f"import json; task = comfy.submit(json.loads({json.dumps(workflow)!r}))")
+    until(lambda: kernel.ask("task.state") == "running", within_s=20, what="the start")
+    content = interrupted(jupyter, kernel, waiting)
+    assert content["status"] == "error"
+    assert "goes on on gpu-1" in content["evalue"]
+    assert len(content["traceback"]) == 1
+    assert kernel.ask("task.state") == "running"
+    with pytest.raises(CellFailed, match="was cancelled"):
+        kernel.run("task.cancel(); task.wait(60)")
+
+
+@pytest.mark.timeout(240)
+def test_a_fork_of_a_kernel_has_no_lock_and_the_kernel_keeps_its_own(kernel):
+    assert kernel.run(FORKED).text.strip() == "'None'"
+    assert kernel.ask("comfy.locked_server") == "gpu-1"
+
+
+@pytest.mark.timeout(240)
+def test_a_child_of_a_kernel_is_a_holder_of_its_own(jupyter, kernel):
+    assert "gpu-2" in kernel.run(CHILD).text
+    assert kernel.ask("comfy.locked_server") == "gpu-1"
+    until(
+        lambda: [lock["comfy_id"] for lock in jupyter.locks()] == ["gpu-1"],
+        within_s=10,
+        what="the release of the child's lock",
+    )
