@@ -20,7 +20,7 @@ from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, M
 from jupyter_comfy_lock.domain.pool import best
 from jupyter_comfy_lock.domain.task import Task
 from jupyter_comfy_lock.server.upstream import Upstream, look_at_all
-from jupyter_comfy_lock.store.locks import LeaseLost, LockStore
+from jupyter_comfy_lock.store.locks import Grant, LeaseLost, LockStore
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -127,7 +127,8 @@ class LockService:
             raise EmptyPool
         wanted = comfy_id or pin
         current = self._held.get(holder_id)
-        if current and current.mode is mode and wanted in (None, current.comfy_id):
+        fresh = self._monotonic_s() < self._deadline_s
+        if fresh and current and current.mode is mode and wanted in (None, current.comfy_id):
             return current, True, "name" if comfy_id else "pin" if pin else "best"
         if wanted is not None:
             lock, had_it = await self._acquire(self.upstream(wanted), holder_id, name, mode)
@@ -192,10 +193,7 @@ class LockService:
         fault = upstream.fault()
         if fault is not None:
             raise fault
-        await self._expire()
-        grant = await self._store.acquire(
-            upstream.comfy, holder_id, node_id=self.node_id, mode=mode, name=name
-        )
+        grant = await self._granted(upstream, holder_id, name, mode)
         self._lost.pop(holder_id, None)
         self._held[holder_id] = grant.lock
         if not grant.had_it:
@@ -203,6 +201,23 @@ class LockService:
             self._log.info("%s locked %s (fence %d)", _label(lock), lock.comfy_id, lock.fence)
             self.on_change(holder_id, lock, None)
         return grant.lock, grant.had_it
+
+    async def _granted(
+        self, upstream: Upstream, holder_id: HolderId, name: str, mode: Mode
+    ) -> Grant:
+        for _ in range(2):
+            await self._expire()
+            node_id = self.node_id
+            try:
+                return await self._store.acquire(
+                    upstream.comfy, holder_id, node_id=node_id, mode=mode, name=name
+                )
+            except LeaseLost:
+                # This process was stopped for a while and has not renewed since.
+                if self.node_id == node_id:
+                    await self._renew()
+        msg = "This Jupyter server's lease runs out faster than it can be renewed; try again."
+        raise StoreUnavailable(msg)
 
     def _nothing_free(self, locks: list[Lock]) -> LockRefused:
         reasons = []
@@ -234,6 +249,8 @@ class LockService:
             except StoreUnavailable as error:
                 # Held locks go on until the deadline; check() refuses from then on.
                 self._log.error("The lease was not renewed: %s", error)
+            except Exception:  # noqa: BLE001 - logged; without this loop all locks end
+                self._log.exception("The lease was not renewed")
 
     async def _renew(self) -> None:
         # One granted while the renewal is under way is not in its answer, and not lost.

@@ -344,12 +344,18 @@ class TaskService:
     async def adopt(self, tasks: tuple[Task, ...]) -> None:
         """Take over tasks whose Jupyter server is gone: cancel them, and follow them to their end.
 
-        Their kernels went with the server, so nobody waits for the pictures.
+        Their kernels went with the server, so nobody waits for the pictures. Those that are this
+        server's own, from before its lease ran out, are followed as before.
         """
-        lives = [live_of(replace(task, node_id=self._locks.node_id), {}) for task in tasks]
-        for live in lives:
+        lives = []
+        for task in tasks:
+            if own := self._live.get(task.task_id):
+                own.task = replace(own.task, node_id=self._locks.node_id)
+                continue
+            live = live_of(replace(task, node_id=self._locks.node_id), {})
             live.sent = True
-            self._live[live.task.task_id] = live
+            self._live[task.task_id] = live
+            lives.append(live)
         try:
             await self.cancel_all(lives, "its Jupyter server was stopped")
         except ComfyLockError as error:

@@ -23,14 +23,16 @@ from jupyter_comfy_lock.store.schema import SCHEMA_VERSION, meta, metadata
 
 T = TypeVar("T")
 
-#: Seconds that a writer waits for others before it gives up.
-_BUSY_TIMEOUT_S = 10.0
-
 
 class Database:
-    """A SQLite file shared by this user's Jupyter servers on this machine."""
+    """A SQLite file shared by this user's Jupyter servers on this machine.
 
-    def __init__(self, path: Path, clock: Clock | None = None) -> None:
+    A writer waits for others for `busy_timeout_s` before it gives up.
+    """
+
+    def __init__(
+        self, path: Path, clock: Clock | None = None, *, busy_timeout_s: float = 10.0
+    ) -> None:
         self.path = path
         self.clock = clock or Clock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="comfy-lock-store")
@@ -40,7 +42,7 @@ class Database:
         self._when_busy = Retrying(
             retry=retry_if_exception(_is_busy),
             wait=wait_random(0.0005, 0.003),
-            stop=stop_after_delay(_BUSY_TIMEOUT_S),
+            stop=stop_after_delay(busy_timeout_s),
             reraise=True,
         )
 
@@ -84,7 +86,11 @@ class Database:
             return work(connection)
 
     def _open(self) -> Engine:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            msg = f"Locks and tasks cannot be kept in {self.path}: {error}."
+            raise StoreUnavailable(msg) from error
         engine = create_engine(
             URL.create("sqlite", database=str(self.path)),
             # One connection, used by one thread at a time: the worker's.
@@ -93,9 +99,14 @@ class Database:
         )
         event.listen(engine, "connect", _on_connect)
         event.listen(engine, "begin", _on_begin)
-        with engine.begin() as connection:
-            metadata.create_all(connection)
-            self._check_version(connection)
+        try:
+            with engine.begin() as connection:
+                metadata.create_all(connection)
+                self._check_version(connection)
+        except BaseException:
+            # Whoever waits for the file tries again and again: each try would leave it open.
+            engine.dispose()
+            raise
         return engine
 
     def _check_version(self, connection: Connection) -> None:

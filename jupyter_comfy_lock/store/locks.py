@@ -105,7 +105,7 @@ class LockStore:
         c.execute(update(nodes).where(nodes.c.node_id == node_id).values(expires_at_us=0))
 
     async def expire(self, node_id: str) -> Expired:
-        """End the locks of nodes whose lease is over and hand their tasks to `node_id`.
+        """End the locks of other nodes whose lease is over and hand their tasks to `node_id`.
 
         Of several that call this, exactly one gets each lock and task.
         """
@@ -120,6 +120,7 @@ class LockStore:
         what it had.
 
         Raises:
+            LeaseLost: the node's own lease is over: it must join again first.
             LockRefused: there is no room; says who holds it since when.
             ServerConsistencyError: the holder has tasks pending elsewhere (R3).
         """
@@ -154,8 +155,14 @@ class LockStore:
         name: str,
     ) -> Grant:
         fence = self._db.bump(c)
+        if not self._is_alive(c, node_id):
+            # Nobody would ever end a lock that rests on a lease that is over.
+            raise LeaseLost
         old = _held_by(c, holder_id)
-        if old is not None and (old.comfy_id, old.mode) == (comfy.comfy_id, mode):
+        # One that another node keeps, such as this Jupyter server before it was killed and started
+        # again, ends with that node: it is not worth having.
+        had = None if old is None else (old.comfy_id, old.mode, old.node_id)
+        if old is not None and had == (comfy.comfy_id, mode, node_id):
             return Grant(lock=old, had_it=True, left=None)
         _refuse_to_wander(c, comfy, holder_id, name)
         others = tuple(each for each in _held(c) if each.comfy_id == comfy.comfy_id)
@@ -189,12 +196,19 @@ class LockStore:
         moved = old if old is not None and old.comfy_id != comfy.comfy_id else None
         return Grant(lock=lock, had_it=False, left=moved)
 
+    def _is_alive(self, c: Connection, node_id: str) -> bool:
+        now = self._clock.monotonic_us()
+        alive = and_(nodes.c.node_id == node_id, nodes.c.expires_at_us > now)
+        return c.scalar(select(nodes.c.node_id).where(alive)) is not None
+
     def _expire(self, c: Connection, node_id: str) -> Expired:
         over = or_(
             nodes.c.expires_at_us <= self._clock.monotonic_us(),
             nodes.c.boot_id != self._clock.boot_id(),
         )
-        gone = list(c.scalars(select(nodes.c.node_id).where(over)))
+        # A node whose own lease is over finds that out when it renews, and joins anew.
+        others = nodes.c.node_id != node_id
+        gone = list(c.scalars(select(nodes.c.node_id).where(over, others)))
         if not gone:
             return Expired(locks=(), tasks=())
         self._db.bump(c)
