@@ -13,7 +13,8 @@ from jupyter_comfy_lock.domain.errors import (
     TaskLost,
 )
 from jupyter_comfy_lock.kernel import task as tasks
-from jupyter_comfy_lock.kernel.task import Progress, TaskNotEnded
+from jupyter_comfy_lock.kernel.results import Progress
+from jupyter_comfy_lock.kernel.task import TaskNotEnded
 from tests.kernel.fake_jupyter import NOW, png
 
 PROMPT = {"1": {"class_type": "X", "inputs": {}}}
