@@ -93,6 +93,8 @@ test('a failed task names the node, its class and the exception', () => {
     }
   });
   assert.equal(line(failed), 'gpu-1 · failed · TrRaise (node 4): ValueError');
+  // Where the error is shown in full, it is not said twice.
+  assert.equal(detail(failed), 'gpu-1');
   assert.ok(failed.error);
   assert.equal(errorTitle(failed.error), 'TrRaise (node 4): ValueError: boom');
   assert.equal(failed.error.traceback, 'line 1\nline 2\n');

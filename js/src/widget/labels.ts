@@ -2,7 +2,9 @@ import type { DroppedOutput, Progress, Task, TaskError } from './task';
 
 /** What is going on, without the state: "gpu-1 · 3 of 7 nodes · KSampler 12/20". */
 export function detail(task: Task): string {
-  return join([task.comfyId, ...details(task)]);
+  // An error is told in full below it.
+  const told = task.error === null ? details(task) : [seconds(task)];
+  return join([task.comfyId, ...told]);
 }
 
 /** All in one line: "gpu-1 · running · 3 of 7 nodes · KSampler 12/20". */
