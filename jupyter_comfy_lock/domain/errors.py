@@ -227,15 +227,19 @@ class NoLock(ComfyLockError):
 
 
 class LockRefused(ComfyLockError):
-    """The ComfyServer has no room. `holders` says who has it and since when."""
+    """The ComfyServer (all of them for None) has no room. `holders`: who has it, since when."""
 
     code = "lock_refused"
     http_status_hint = 409
 
-    def __init__(self, comfy_id: str, why: str, holders: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, comfy_id: str | None, why: str, holders: Iterable[Mapping[str, Any]]
+    ) -> None:
         super().__init__(
-            f"ComfyServer {comfy_id!r} cannot be locked: {why}. Nothing else was taken instead; "
-            "wait, ask its holder, or lock another one: comfy.servers() lists them.",
+            f"No ComfyServer can be locked now: {why}. Wait, or ask who holds one to release it."
+            if comfy_id is None
+            else f"ComfyServer {comfy_id!r} cannot be locked: {why}. Nothing else was taken "
+            "instead; wait, ask its holder, or lock another one: comfy.servers() lists them.",
             comfy_id=comfy_id,
             holders=[dict(each) for each in holders],
         )

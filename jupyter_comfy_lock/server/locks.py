@@ -56,6 +56,8 @@ class LockService:
         self._held: dict[HolderId, Lock] = {}
         #: Why a holder's last lock was lost, until it is told.
         self._lost: dict[HolderId, tuple[Lock, str]] = {}
+        #: Holders that are gone and whose locks the store has yet to end.
+        self._owed: set[HolderId] = set()
         self._deadline_s = float("-inf")
         self._heartbeat: asyncio.Task[None] | None = None
         self.node_id = ""
@@ -136,8 +138,20 @@ class LockService:
         return *await self._acquire_best(holder_id, name, mode), "best"
 
     async def release(self, holder_id: HolderId, event: LockEvent) -> Lock | None:
-        """End the holder's lock and return it; None if there was none to end."""
-        lock = await self._store.release(holder_id, event)
+        """End the holder's lock and return it; None if there was none to end.
+
+        Raises:
+            StoreUnavailable: nothing changed; but the lock of a holder that is gone is ended as
+                soon as the store is there again, without this being raised.
+        """
+        try:
+            lock = await self._store.release(holder_id, event)
+        except StoreUnavailable as error:
+            if event is not LockEvent.HOLDER_GONE:
+                raise
+            self._log.error("The lock of %s is released later: %s", holder_id, error)
+            self._owed.add(holder_id)
+            lock = None
         self._lost.pop(holder_id, None)
         if self._held.pop(holder_id, None) is not None or lock is not None:
             if lock is not None:
@@ -226,7 +240,7 @@ class LockService:
             fault = upstream.fault()
             why = upstream.status.reason if fault else f"held by {', '.join(holders)}"
             reasons.append(f"{comfy_id}: {why}")
-        return LockRefused("any", "; ".join(reasons), ())
+        return LockRefused(None, "; ".join(reasons), ())
 
     async def _join(self) -> None:
         before_s = self._monotonic_s()
@@ -246,6 +260,9 @@ class LockService:
             try:
                 await self._renew()
                 await self._expire()
+                for holder_id in tuple(self._owed):
+                    await self._store.release(holder_id, LockEvent.HOLDER_GONE)
+                    self._owed.discard(holder_id)
             except StoreUnavailable as error:
                 # Held locks go on until the deadline; check() refuses from then on.
                 self._log.error("The lease was not renewed: %s", error)
