@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
+from uuid import uuid4
 
 import httpx
 from httpx_sse import ServerSentEvent, SSEError, connect_sse
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
 from jupyter_comfy_lock.domain.errors import (
     ComfyLockError,
@@ -24,6 +26,18 @@ API = "comfy-lock/api/"
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 #: The stream carries a comment every 15 s; silence for longer than this is a dead connection.
 STREAM_TIMEOUT = httpx.Timeout(40.0, connect=5.0)
+
+
+def _is_silence(error: BaseException) -> bool:
+    return isinstance(error, NoServerExtension) and bool(error.details.get("silent"))
+
+
+_TWICE = Retrying(
+    retry=retry_if_exception(_is_silence),
+    stop=stop_after_attempt(2),
+    wait=wait_fixed(0.5),
+    reraise=True,
+)
 
 
 class ComfyClient:
@@ -89,9 +103,14 @@ class ComfyClient:
     def submit(
         self, credential: str, prompt: Mapping[str, Any], extra_data: Mapping[str, Any] | None
     ) -> TaskJson:
-        """Send a prompt under this kernel's lock."""
-        body = {"prompt": prompt, "extra_data": extra_data}
-        return cast(TaskJson, self._ask(credential, "POST", "tasks", json=body))
+        """Send a prompt under this kernel's lock.
+
+        It goes out under an id that is made here, so that it can be sent again when the answer
+        was lost: the Jupyter server knows it by then, and runs nothing twice.
+        """
+        body = {"task_id": str(uuid4()), "prompt": prompt, "extra_data": extra_data}
+        sent: TaskJson = _TWICE(self._ask, credential, "POST", "tasks", json=body)
+        return sent
 
     def tasks(self, credential: str) -> list[TaskJson]:
         """Return this kernel's tasks."""

@@ -5,7 +5,6 @@ import io
 import json
 import queue
 import threading
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,6 +92,8 @@ class FakeJupyter:
         self.refuse: ComfyLockError | None = None
         self.dropped: dict[str, Any] = {}
         self.before_reply: Any = None
+        #: So many prompts are taken without an answer.
+        self.lose_replies = 0
         self.asked = threading.Condition()
         self.transport = httpx.MockTransport(self._handle)
 
@@ -144,6 +145,10 @@ class FakeJupyter:
         with self.asked:
             self.calls.append(call)
             self.asked.notify_all()
+        if call == "POST tasks" and self.lose_replies:
+            self.lose_replies -= 1
+            msg = "the connection was reset"
+            raise httpx.ReadError(msg)
         return response
 
     def _answer(self, request: httpx.Request, path: str) -> httpx.Response:
@@ -271,7 +276,9 @@ class FakeJupyter:
             raise NoLock(holder["holder_id"])
         if self.refuse is not None:
             raise self.refuse
-        task_id = str(uuid.uuid4())
+        task_id = body["task_id"]
+        if task_id in self.tasks:
+            return httpx.Response(200, json=copy.deepcopy(self.tasks[task_id]))
         self.tasks[task_id] = {
             "task_id": task_id,
             "state": "queued",

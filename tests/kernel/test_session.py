@@ -94,6 +94,14 @@ def test_after_a_failed_hello_the_next_call_tries_again(jupyter, session):
     assert len(session.servers()) == 2
 
 
+def test_a_prompt_whose_answer_was_lost_is_one_task_all_the_same(jupyter, session):
+    session.lock("gpu-1")
+    jupyter.lose_replies = 1
+    task = submit(session)
+    assert [task.id] == list(jupyter.tasks)
+    assert jupyter.count("POST tasks") == 2
+
+
 def test_many_threads_say_one_hello(jupyter, session):
     threads = [threading.Thread(target=session.servers) for _ in range(8)]
     for thread in threads:
