@@ -195,6 +195,10 @@ class ComfyLock(ExtensionApp):
         except (TimeoutError, ComfyLockError) as error:
             self.log.warning("Prompts of %s may run on: %s", holder.holder_id, error)
         await self._locks.release(holder.holder_id, LockEvent.HOLDER_GONE)
+        # One that was being recorded while the others were cancelled; from here on none comes.
+        for live in self._tasks.pending(holder.holder_id):
+            if not live.task.cancel_requested:
+                self._tasks.in_background(self._tasks.cancel(live, f"its kernel ended: {why}"))
         self._streams.close(holder.holder_id)
         self._events.close(holder.holder_id)
         self._tasks.forget_holder(holder.holder_id)

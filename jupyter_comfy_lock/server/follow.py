@@ -7,7 +7,7 @@ from contextlib import suppress
 from logging import Logger
 
 from jupyter_comfy_lock.domain.comfy import outcome
-from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable
+from jupyter_comfy_lock.domain.errors import ComfyLockError, StoreUnavailable
 from jupyter_comfy_lock.domain.lock import ComfyId
 from jupyter_comfy_lock.domain.task import Outcome, TaskState
 from jupyter_comfy_lock.server.live import LiveTask
@@ -90,10 +90,11 @@ class Follower:
             running, waiting = await upstream.queue()
             for live in lives:
                 await self._place(upstream, live, running, waiting)
-        except ComfyUnreachable as error:
-            await self._silent(comfy_id, lives, error)
-        except ComfyLockError as error:
+        except StoreUnavailable as error:
             self._log.warning("Cannot look after tasks on %s: %s", comfy_id, error.message)
+        except ComfyLockError as error:
+            # Also one that refuses us or is no ComfyUI any more: each wait must have an end.
+            await self._silent(comfy_id, lives, error)
         else:
             self._silent_since_s.pop(comfy_id, None)
 
@@ -145,7 +146,7 @@ class Follower:
         await self._tasks.end(live, Outcome(state=TaskState.LOST, reason=why))
 
     async def _silent(
-        self, comfy_id: ComfyId, lives: list[LiveTask], error: ComfyUnreachable
+        self, comfy_id: ComfyId, lives: list[LiveTask], error: ComfyLockError
     ) -> None:
         since_s = self._silent_since_s.setdefault(comfy_id, time.monotonic())
         if time.monotonic() - since_s < _SILENT_S:

@@ -103,7 +103,11 @@ class ComfyLockHandler(APIHandler):
 
     def body(self) -> dict[str, Any]:
         """Return the body as a JSON object; {} for none."""
-        body = self.get_json_body() or {}
+        try:
+            body = self.get_json_body()
+        except web.HTTPError as error:
+            raise BadRequest(field="body", why="must be JSON") from error
+        body = {} if body is None else body
         if not isinstance(body, dict):
             raise BadRequest(field="body", why="must be a JSON object")
         return body
@@ -217,7 +221,7 @@ class LocksHandler(ComfyLockHandler):
         """Lock a ComfyServer."""
         body, holder = self.body(), self.the_holder()
         comfy_id = body.get("comfy_id")
-        if comfy_id is not None and not isinstance(comfy_id, str):
+        if comfy_id is not None and (not isinstance(comfy_id, str) or not comfy_id):
             raise BadRequest(field="comfy_id", why="must be text or null")
         try:
             mode = Mode(body.get("mode", Mode.SHARED))

@@ -88,7 +88,8 @@ class KernelWatcher:
         if not key:
             msg = "This Jupyter server's kernels have no session key (Session.key), so no proof."
             raise WrongCredential(msg)
-        if not hmac.compare_digest(proof(key, kernel_id), said):
+        # As bytes: it cannot compare text beyond ASCII, which a header may hold.
+        if not hmac.compare_digest(proof(key, kernel_id).encode(), said.encode()):
             msg = f"The proof is not that of kernel {kernel_id}."
             raise WrongCredential(msg)
         process = self._process(kernel_id)
@@ -116,8 +117,7 @@ class KernelWatcher:
         name: str,
         process: int | None,
     ) -> tuple[Holder, bool]:
-        known = self._registry.of_kernel(kernel_id)
-        if known is not None:
+        while (known := self._registry.of_kernel(kernel_id)) is not None:
             # A kernel's child processes share its holder: same process as far as we know.
             same = known.process == process if process else known.instance == instance
             if same:

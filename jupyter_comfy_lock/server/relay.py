@@ -61,6 +61,8 @@ async def copy_answer(response: aiohttp.ClientResponse, handler: RequestHandler)
             async for chunk in response.content.iter_any():
                 handler.write(chunk)
                 await handler.flush()
+        # A handler may have its own idea of what it finishes with: too late for that once flushed.
+        await handler.flush()
         await handler.finish()
     except StreamClosedError:
         # Closing the answer tells the ComfyServer to stop sending.

@@ -64,15 +64,25 @@ class ResolverWithoutThreads(AbstractResolver):
 def new_session(resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
     """Return the HTTP client for all ComfyServers.
 
-    It keeps no cookies and decompresses nothing: what it fetches is handed on as it is.
+    It keeps no cookies and decompresses nothing: what it fetches is handed on as it is. It follows
+    no redirect, not even of a WebSocket's handshake, where it cannot be told not to by argument.
     """
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(_refuse_redirect)
     return aiohttp.ClientSession(
+        trace_configs=[trace],
         connector=aiohttp.TCPConnector(limit=0, resolver=resolver),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         read_bufsize=2**18,
         skip_auto_headers=("User-Agent", "Accept-Encoding"),
     )
+
+
+async def _refuse_redirect(*_: object) -> None:
+    # The pool's headers may be secrets, and only the pool's addresses may have them (R10).
+    msg = "it redirects elsewhere"
+    raise aiohttp.ClientConnectionError(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +240,8 @@ class Upstream:
         try:
             version = str(stats["system"]["comfyui_version"])
             remaining = int(prompt["exec_info"]["queue_remaining"])
-            devices = list(stats.get("devices") or [{}])
-        except (KeyError, TypeError, ValueError):
+            device = dict((stats.get("devices") or [{}])[0])
+        except (AttributeError, KeyError, TypeError, ValueError):
             error = NotComfyUI(self.comfy.comfy_id, "its system_stats are not ComfyUI's")
             self._saw_fault(error)
             return
@@ -241,8 +251,8 @@ class Upstream:
             health=Health.UNSUPPORTED if old else Health.OK,
             reason=f"ComfyUI {version} is too old" if old else None,
             version=version,
-            device=devices[0].get("name"),
-            memory_free=devices[0].get("vram_free"),
+            device=device.get("name"),
+            memory_free=device.get("vram_free"),
             queue_remaining=remaining,
             epoch=self.status.epoch + restarted,
         )
@@ -276,5 +286,6 @@ def _why(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return "connection refused" if "refused" in str(error).lower() else str(error.os_error)
+        refused = isinstance(error.os_error, ConnectionRefusedError)
+        return "connection refused" if refused else str(error.os_error)
     return str(error) or type(error).__name__

@@ -186,7 +186,9 @@ class Kernel(Caller):
 
     async def comfy(self, method: str, path: str, **options: Any) -> Answer:
         """Call ComfyUI through the gateway; the path is sent as it is written."""
-        return await self.raw(method, self.gateway_path + path, headers=_NOBODY, **options)
+        # The gateway knows its callers by the path alone.
+        headers = {**options.pop("headers", {}), "Authorization": ""}
+        return await self.raw(method, self.gateway_path + path, headers=headers, **options)
 
     async def prompt(self, prompt: dict[str, Any], **more: Any) -> str:
         """Submit as a client of ComfyUI does."""
@@ -219,10 +221,6 @@ class Kernel(Caller):
         url = URL(f"{self.base}{self.gateway_path}ws{query}", encoded=True)
         async with self._session.ws_connect(url, max_msg_size=0) as socket:
             yield Socket(socket)
-
-
-#: The gateway knows its callers by the path alone.
-_NOBODY = {"Authorization": ""}
 
 
 class Socket:
@@ -315,6 +313,6 @@ class World:
 async def until(true: Callable[[], Any]) -> Any:
     """Wait until `true` is so; for conditions that nobody announces."""
     async with asyncio.timeout(DEADLINE_S):
-        while not (found := true()):
+        while not (found := true()):  # noqa: ASYNC110 - it is for what sets no event
             await asyncio.sleep(0.01)
         return found

@@ -1,6 +1,7 @@
 """One call of a ComfyUI client: whose it is, where it may go, how it is refused."""
 
 import json
+import re
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
@@ -10,7 +11,7 @@ from tornado import web
 from yarl import URL
 
 from jupyter_comfy_lock.domain import isolation
-from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable
+from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable, UnknownHolder
 from jupyter_comfy_lock.domain.isolation import Route
 from jupyter_comfy_lock.domain.lock import Lock
 from jupyter_comfy_lock.server.holders import Holder
@@ -22,9 +23,15 @@ from jupyter_comfy_lock.server.upstream import Upstream
 _PATIENT = aiohttp.ClientTimeout(total=None, sock_connect=3, sock_read=300)
 
 
-def mask(handler: web.RequestHandler, credential: str) -> None:
-    """Take the credential out of the URL, which goes to the log (R10)."""
-    handler.request.uri = (handler.request.uri or "").replace(credential, "***")
+_CREDENTIAL = re.compile(r"(comfy-lock/gateway/)[^/?#]+")
+
+
+def mask(handler: web.RequestHandler) -> None:
+    """Take the credential out of what goes to the log: the URL, and the page it came from (R10)."""
+    request = handler.request
+    request.uri = _CREDENTIAL.sub(r"\1***", request.uri or "")
+    if "Referer" in request.headers:
+        request.headers["Referer"] = _CREDENTIAL.sub(r"\1***", request.headers["Referer"])
 
 
 class GatewayCall(web.RequestHandler):
@@ -40,16 +47,24 @@ class GatewayCall(web.RequestHandler):
     #: Relative to ComfyUI's root, without a slash at its beginning.
     comfy_path: str
     raw_path: str
+    #: Why the call is refused before its body is there. Answered after it: a client that is still
+    #: sending when the line is cut never reads the answer.
+    refusal: web.HTTPError | ComfyLockError | None = None
 
     def prepare(self) -> None:
         """Find out whose call it is, and what to do with it, before its body is read."""
+        self.route = Route.NEVER
+        self.received = bytearray()
         credential, self.comfy_path = self.path_args
         # As it came, for handing on; what is decided is decided by the decoded one.
         self.raw_path = self.request.path.partition("/comfy-lock/gateway/")[2].partition("/")[2]
-        mask(self, credential)
+        mask(self)
         self.services = self.settings[SERVICES]
-        self.received = bytearray()
-        self.holder = self.services.holders.by_credential(unquote(credential))
+        try:
+            self.holder = self.services.holders.by_credential(unquote(credential))
+        except UnknownHolder as error:
+            self.refusal = error
+            return
         self.route = isolation.route(self.request.method or "", self.comfy_path)
 
     def lock(self) -> Lock:
@@ -79,13 +94,15 @@ class GatewayCall(web.RequestHandler):
             raise web.HTTPError(HTTPStatus.BAD_REQUEST, reason="The body must be a JSON object")
         return body
 
-    async def pass_on(self, upstream: Upstream) -> None:
-        """Relay the call as it is."""
-        query = f"?{self.request.query}" if self.request.query else ""
+    async def pass_on(self, upstream: Upstream, query: str | None = None) -> None:
+        """Relay the call as it is, or with another query."""
+        query = self.request.query if query is None else query
+        # A fragment never reaches a server; the rules have seen it as a part of the path.
+        path = self.raw_path.replace("#", "%23") + (f"?{query}" if query else "")
         try:
             async with upstream.session.request(
                 self.request.method or "GET",
-                URL(f"{upstream.comfy.url}/{self.raw_path}{query}", encoded=True),
+                URL(f"{upstream.comfy.url}/{path}", encoded=True),
                 headers=headers_for(self.request.headers, upstream.comfy.headers),
                 data=bytes(self.received) or None,
                 allow_redirects=False,

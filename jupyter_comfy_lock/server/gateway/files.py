@@ -1,20 +1,26 @@
 """Files through the gateway: results of the holder's tasks, and what it uploads (R4, R5)."""
 
+import json
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 from tornado import web
 
+from jupyter_comfy_lock.domain import isolation
+from jupyter_comfy_lock.domain.comfy import loads
 from jupyter_comfy_lock.domain.errors import ComfyUnreachable
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId
 from jupyter_comfy_lock.server.gateway.call import GatewayCall
+from jupyter_comfy_lock.server.upstream import Upstream
 
-#: `upload/mask` names the picture that it belongs to; those fields pass too.
-_FIELDS = ("subfolder", "original_ref")
+#: What ComfyUI knows of the query of `GET /view`.
+_VIEW = ("filename", "subfolder", "type", "preview", "channel")
 
-#: Who uploaded which input of which ComfyServer.
+#: Who uploaded which input of which ComfyServer, by `isolation.input_key`.
 Uploads = dict[tuple[ComfyId, str, str], HolderId]
 #: Key of the Uploads in tornado's settings.
 UPLOADS = "comfy_lock_uploads"
@@ -27,35 +33,48 @@ class Files(GatewayCall):
 
     async def view(self) -> None:
         """Serve a file of the holder's own tasks, or an input that nobody else uploaded."""
-        filename = self.get_query_argument("filename", "")
-        subfolder = self.get_query_argument("subfolder", "")
-        kind = self.get_query_argument("type", "output")
+        asked = {name: self.get_query_argument(name, None) for name in _VIEW}
+        filename, subfolder = asked["filename"] or "", asked["subfolder"] or ""
+        kind = asked["type"] or "output"
+        upstream = await self._home_of(filename, subfolder, kind)
+        if upstream is None:
+            # Whether it exists is not told.
+            self.set_status(HTTPStatus.NOT_FOUND)
+            self.finish()
+            return
+        # Of a name that is given twice ComfyUI takes the first, and we the last.
+        query = urlencode({name: value for name, value in asked.items() if value is not None})
+        await self.pass_on(upstream, query)
+
+    async def _home_of(self, filename: str, subfolder: str, kind: str) -> Upstream | None:
+        """Return where the file is to be had from; None if it is not for this holder to see."""
         mine = await self.services.tasks.belongings(self.holder.holder_id)
         task_id = mine.files.get((filename, subfolder, kind))
         if task_id is not None:
-            await self.pass_on(await self.home(task_id))
-            return
+            return await self.home(task_id)
         upstream = self.upstream()
-        owner = self._uploads().get((upstream.comfy.comfy_id, subfolder, filename))
-        if kind == "input" and owner in (None, self.holder.holder_id):
-            await self.pass_on(upstream)
-            return
-        # Whether it exists is not told.
-        self.set_status(HTTPStatus.NOT_FOUND)
-        self.finish()
+        key = isolation.input_key(filename, subfolder)
+        if kind != "input" or key is None:
+            return None
+        owner = self._uploads().get((upstream.comfy.comfy_id, *key))
+        return upstream if owner in (None, self.holder.holder_id) else None
 
     def receive_upload(self, chunk: bytes) -> None:
         """Take in a part of an upload; a large file goes to a temporary one, not to memory."""
         if self._form is None:
             kind, options = parse_options_header(self.request.headers.get("Content-Type"))
             if kind != b"multipart/form-data" or b"boundary" not in options:
-                raise web.HTTPError(HTTPStatus.BAD_REQUEST, reason="Not a multipart form")
+                self.refusal = _no_form()
+                return
             self._fields: dict[str, str] = {}
             self._files: dict[str, File] = {}
             self._form = FormParser(
                 "multipart/form-data", self._on_field, self._on_file, boundary=options[b"boundary"]
             )
-        self._form.write(chunk)
+        try:
+            self._form.write(chunk)
+        except FormParserError:
+            self.refusal = _no_form()
 
     async def upload(self) -> None:
         """Hand an upload on so that it becomes a new file, whatever it is called.
@@ -66,15 +85,19 @@ class Files(GatewayCall):
         if self._form is None or "image" not in self._files:
             raise web.HTTPError(HTTPStatus.BAD_REQUEST, reason="The form has no file 'image'")
         self._form.finalize()
+        original = await self._original()
         file = self._files["image"]
-        file.file_object.seek(0)
+        # A large one is in a temporary file, of which aiohttp wants what is inside.
+        content: Any = getattr(file.file_object, "file", file.file_object)
+        content.seek(0)
         form = aiohttp.FormData()
         name = (file.file_name or b"upload").decode(errors="replace")
-        form.add_field("image", file.file_object, filename=name)
+        form.add_field("image", content, filename=name)
         form.add_field("type", "input")
-        for each in _FIELDS:
-            if each in self._fields:
-                form.add_field(each, self._fields[each])
+        if "subfolder" in self._fields:
+            form.add_field("subfolder", self._fields["subfolder"])
+        if original is not None:
+            form.add_field("original_ref", json.dumps(original))
         try:
             async with upstream.session.post(
                 f"{upstream.comfy.url}/{self.comfy_path}",
@@ -87,12 +110,32 @@ class Files(GatewayCall):
         except aiohttp.ClientError as error:
             raise ComfyUnreachable(upstream.comfy.comfy_id, str(error)) from error
         if isinstance(answer, dict):
-            key = (upstream.comfy.comfy_id, str(answer.get("subfolder")), str(answer.get("name")))
-            # The same bytes under the same name are not stored anew: they stay whose they were.
-            self._uploads().setdefault(key, self.holder.holder_id)
+            name, subfolder = str(answer.get("name")), str(answer.get("subfolder") or "")
+            if key := isolation.input_key(name, subfolder):
+                # The same bytes under the same name are not stored anew: they stay whose they were.
+                self._uploads().setdefault((upstream.comfy.comfy_id, *key), self.holder.holder_id)
         self.set_status(response.status)
         self.set_header("Content-Type", response.headers.get("Content-Type", "text/plain"))
         self.finish(body)
+
+    async def _original(self) -> dict[str, str] | None:
+        """Return the picture that a mask is for, if one is named.
+
+        ComfyUI gives the mask's owner a copy of that picture, so it must be its own, and here.
+        """
+        if "original_ref" not in self._fields:
+            return None
+        said = loads(self._fields["original_ref"])
+        said = said if isinstance(said, dict) else {}
+        original = {
+            "filename": str(said.get("filename") or ""),
+            "subfolder": str(said.get("subfolder") or ""),
+            "type": str(said.get("type") or "output"),
+        }
+        home = await self._home_of(original["filename"], original["subfolder"], original["type"])
+        if home is not self.upstream():
+            raise web.HTTPError(HTTPStatus.NOT_FOUND)
+        return original
 
     def _uploads(self) -> Uploads:
         uploads: Uploads = self.settings.setdefault(UPLOADS, {})
@@ -104,3 +147,7 @@ class Files(GatewayCall):
 
     def _on_file(self, file: File) -> None:
         self._files[(file.field_name or b"").decode(errors="replace")] = file
+
+
+def _no_form() -> web.HTTPError:
+    return web.HTTPError(HTTPStatus.BAD_REQUEST, reason="Not a multipart form")

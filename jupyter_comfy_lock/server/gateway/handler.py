@@ -24,20 +24,26 @@ class GatewayHandler(Edits, Files, Views):
     def prepare(self) -> None:
         """Do as every call does, and say how large a body may be."""
         super().prepare()
-        self.request.connection.set_max_body_size(_MAX_UPLOAD)  # type: ignore[union-attr]
+        if self.refusal is None:
+            self.request.connection.set_max_body_size(_MAX_UPLOAD)  # type: ignore[union-attr]
 
     def data_received(self, chunk: bytes) -> None:
         """Take in a part of the body."""
+        if self.refusal is not None:
+            return
         if self.route is Route.UPLOAD:
             self.receive_upload(chunk)
             return
         self.received += chunk
         if len(self.received) > _MAX_JSON:
-            raise web.HTTPError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            self.refusal = web.HTTPError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            self.received.clear()
 
     @allow_unauthenticated
     async def get(self, *_: str) -> None:
         """Answer a call, whatever its method."""
+        if self.refusal is not None:
+            raise self.refusal
         match self.route:
             case Route.NEVER:
                 self.refuse("is not offered through the gateway: it shows what is others'")

@@ -41,7 +41,7 @@ class GatewaySocket(WebSocketHandler):
     def prepare(self) -> None:
         """Find out whose socket it is; it needs a lock like everything else (R2, R7)."""
         credential = self.path_args[0]
-        mask(self, credential)
+        mask(self)
         self.services = self.settings[SERVICES]
         try:
             self.holder = self.services.holders.by_credential(unquote(credential))
@@ -69,6 +69,9 @@ class GatewaySocket(WebSocketHandler):
         self._stop_listening: Callable[[], None] = self.services.streams.listen(
             self.holder.holder_id, self._on_frame
         )
+        if self.services.locks.held_by(self.holder.holder_id) is None:
+            # Let go of while the socket was opened: nobody would tell us any more.
+            self._on_frame(None)
 
     def on_message(self, message: str | bytes) -> None:
         """Note the client's feature flags; nothing else that it says means anything to ComfyUI."""
@@ -100,7 +103,8 @@ class GatewaySocket(WebSocketHandler):
             self.close(LOCK_LOST, error.code)
             return
         pending = self.services.tasks.pending(self.holder.holder_id)
-        runs = any(live.task.state is TaskState.RUNNING for live in pending)
+        # One that ComfyUI has told the end of runs no more, though its history may not be read yet.
+        runs = any(live.task.state is TaskState.RUNNING and not live.over for live in pending)
         shown = my_frame(
             frame,
             self._mine.ids,
