@@ -4,10 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, NewType
+from uuid import UUID
 
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Mode
 
 TaskId = NewType("TaskId", str)
+
+
+def prompt_id(value: object) -> TaskId | None:
+    """Return the id that a client wants for its prompt, if ComfyUI would take it."""
+    try:
+        good = isinstance(value, str) and str(UUID(value)) == value
+    except ValueError:
+        good = False
+    return TaskId(str(value)) if good else None
 
 
 class TaskState(StrEnum):

@@ -24,7 +24,7 @@ from jupyter_comfy_lock.domain.errors import (
 )
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, Mode, lock_to_json
 from jupyter_comfy_lock.domain.pool import comfy_to_json
-from jupyter_comfy_lock.domain.task import Task, output_files
+from jupyter_comfy_lock.domain.task import Task, output_files, prompt_id
 from jupyter_comfy_lock.server.holders import Holder
 from jupyter_comfy_lock.server.live import task_to_json
 from jupyter_comfy_lock.server.relay import copy_answer, headers_for, send_at_once
@@ -264,8 +264,16 @@ class TasksHandler(ComfyLockHandler):
         extra_data = body.get("extra_data")
         if extra_data is not None and not isinstance(extra_data, dict):
             raise BadRequest(field="extra_data", why="must be an object or null")
+        task_id = prompt_id(body.get("task_id"))
+        if task_id is None and body.get("task_id") is not None:
+            raise BadRequest(field="task_id", why="must be a UUID or null")
+        sent = self.services.tasks.live(task_id) if task_id else None
+        if sent is not None and sent.task.holder_id == holder.holder_id:
+            # Our answer was lost, and the kernel asks again.
+            self.finish(sent.to_json())
+            return
         live, _ = await self.services.submitter.submit(
-            holder.holder_id, holder.name, body.get("prompt"), extra_data
+            holder.holder_id, holder.name, body.get("prompt"), extra_data, task_id=task_id
         )
         self.set_status(HTTPStatus.CREATED)
         self.finish(live.to_json())

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable
 from jupyter_comfy_lock.domain.lock import HolderId, Lock
-from jupyter_comfy_lock.domain.progress import Progress
+from jupyter_comfy_lock.domain.progress import Progress, progress_of
 from jupyter_comfy_lock.domain.task import LockSnapshot, Outcome, Task, TaskId, TaskState
 from jupyter_comfy_lock.domain.workflow import check_api_workflow, classes, rejection
 from jupyter_comfy_lock.server.live import LiveTask, live_of
@@ -203,13 +203,16 @@ def _dropped(
 ) -> dict[str, Any]:
     """Name the outputs that will not be made, with the faults that are to blame."""
     outputs = refused or set(node_errors)
+    # ComfyUI lists under `dependent_outputs` also outputs that do not depend on the node: all that
+    # it checked later.
+    needed = {output: progress_of(prompt, [output]).needed for output in outputs}
     return {
         output: {
             "class_type": str(prompt.get(output, {}).get("class_type", "?")),
             "errors": [
                 {**error, "node_id": node_id, "node_class": entry.get("class_type")}
                 for node_id, entry in node_errors.items()
-                if output in (entry.get("dependent_outputs") or [node_id])
+                if node_id in needed[output]
                 for error in entry.get("errors") or []
             ],
         }

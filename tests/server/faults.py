@@ -33,6 +33,8 @@ class Faults:
         self.queued_but_500 = 0
         #: Sockets say nothing after their greeting.
         self.silent = False
+        #: Every request is cut off.
+        self.dead = False
         #: No socket opens.
         self.no_sockets = False
         #: History answers `{}` until this is set.
@@ -72,6 +74,8 @@ class Faults:
         body = None
         if request.method == "POST" and request.content_type == "application/json":
             body = await request.json()
+        if self.dead:
+            return _cut_off(request)
         self.calls.append(Call(request.method, path, dict(request.headers), body))
         if path in self.instead:
             return self.instead[path]()

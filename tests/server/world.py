@@ -41,9 +41,16 @@ class Comfy:
     async def stop(self) -> None:
         await self._server.stop()
 
+    async def kill(self) -> None:
+        """End as a killed process does: nothing more is heard of it."""
+        self.faults.dead = True
+        self.faults.cut_sockets()
+        await self.stop()
+
     async def restart(self) -> None:
         """End this life, with its queue and history, and begin another one."""
-        await self.stop()
+        await self.kill()
+        self.faults.dead = False
         self._server = self._make(self._server.port)
         await self.start()
 

@@ -3,11 +3,10 @@
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
-from uuid import UUID
 
 from jupyter_comfy_lock.domain.errors import PromptRejected
 from jupyter_comfy_lock.domain.isolation import Route
-from jupyter_comfy_lock.domain.task import TaskId, TaskState
+from jupyter_comfy_lock.domain.task import TaskState, prompt_id
 from jupyter_comfy_lock.server.gateway.call import GatewayCall
 from jupyter_comfy_lock.server.live import LiveTask
 
@@ -30,7 +29,7 @@ class Edits(GatewayCall):
                 body.get("prompt"),
                 extra_data if isinstance(extra_data, dict) else {},
                 {name: body[name] for name in _OPTIONS if name in body},
-                _task_id(body.get("prompt_id")),
+                prompt_id(body.get("prompt_id")),
             )
         except PromptRejected as error:
             self.set_status(HTTPStatus.BAD_REQUEST)
@@ -100,12 +99,3 @@ def _texts(value: object) -> set[str]:
     if not isinstance(value, Iterable) or isinstance(value, str | dict):
         return set()
     return {each for each in value if isinstance(each, str)}
-
-
-def _task_id(value: object) -> TaskId | None:
-    """The id that a client wants for its prompt, if ComfyUI would take it."""
-    try:
-        good = isinstance(value, str) and str(UUID(value)) == value
-    except ValueError:
-        good = False
-    return TaskId(str(value)) if good else None
