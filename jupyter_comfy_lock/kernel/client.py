@@ -109,8 +109,7 @@ class ComfyClient:
         was lost: the Jupyter server knows it by then, and runs nothing twice.
         """
         body = {"task_id": str(uuid4()), "prompt": prompt, "extra_data": extra_data}
-        sent: TaskJson = _TWICE(self._ask, credential, "POST", "tasks", json=body)
-        return sent
+        return cast(TaskJson, _TWICE(self._ask, credential, "POST", "tasks", json=body))
 
     def tasks(self, credential: str) -> list[TaskJson]:
         """Return this kernel's tasks."""

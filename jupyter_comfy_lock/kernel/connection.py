@@ -1,7 +1,5 @@
 """Which Jupyter server this process belongs to, and how it says who it is there."""
 
-import hashlib
-import hmac
 import json
 import os
 import re
@@ -15,9 +13,7 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 from jupyter_core.paths import jupyter_runtime_dir
 
 from jupyter_comfy_lock.domain.errors import NoServerExtension
-
-#: What a managed kernel signs with the session key of its connection file.
-PROOF_PREFIX = "jupyter-comfy-lock/v1|"
+from jupyter_comfy_lock.domain.proof import proof
 
 WAYS_OUT = (
     "Ways out: run this in a notebook that JupyterLab started; or attach to a running Jupyter "
@@ -57,11 +53,6 @@ class Place:
     def attached(self) -> "Place":
         """Return the same server, to be asked as the Jupyter user instead of as its kernel."""
         return replace(self, kernel_id=None, key=b"")
-
-
-def proof(key: bytes, kernel_id: str) -> str:
-    """Return what only the owner of the kernel's session key can say about `kernel_id`."""
-    return hmac.new(key, (PROOF_PREFIX + kernel_id).encode(), hashlib.sha256).hexdigest()
 
 
 def find_place(environ: Mapping[str, str] | None = None) -> Place:

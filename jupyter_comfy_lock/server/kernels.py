@@ -6,7 +6,6 @@ dies), and a look at all holders every two seconds (sees whatever the others mis
 """
 
 import asyncio
-import hashlib
 import hmac
 import time
 from collections.abc import Awaitable, Callable
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from jupyter_core.utils import ensure_async
 
 from jupyter_comfy_lock.domain.errors import BadRequest, WrongCredential
+from jupyter_comfy_lock.domain.proof import proof
 from jupyter_comfy_lock.server.holders import Holder, HolderRegistry
 
 KERNEL_ACTIONS = "https://events.jupyter.org/jupyter_server/kernel_actions/v1"
@@ -32,12 +32,6 @@ _STREAM_AGAIN_S = 3.0
 _DYING_S = 0.2
 
 OnEnd = Callable[[Holder, str], Awaitable[None]]
-
-
-def proof(key: bytes, kernel_id: str) -> str:
-    """Return what a kernel says to prove that it is `kernel_id`: it alone knows its key."""
-    text = b"jupyter-comfy-lock/v1|" + kernel_id.encode()
-    return hmac.new(key, text, hashlib.sha256).hexdigest()
 
 
 class KernelWatcher:

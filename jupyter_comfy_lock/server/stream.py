@@ -52,7 +52,7 @@ class HolderStream:
         while True:
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(ComfyUnreachable),
-                wait=wait_exponential_jitter(initial=0.1, max=5.0, jitter=0.1),
+                wait=wait_exponential_jitter(multiplier=0.1, max=5.0, jitter=0.1),
             )
             async for attempt in retrying:
                 with attempt:

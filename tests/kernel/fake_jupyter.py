@@ -18,7 +18,8 @@ from jupyter_comfy_lock.domain.errors import (
     UnknownHolder,
     UnknownTask,
 )
-from jupyter_comfy_lock.kernel.connection import Place, proof
+from jupyter_comfy_lock.domain.proof import proof
+from jupyter_comfy_lock.kernel.connection import Place
 
 URL = "http://jupyter.test/base/"
 API = "/base/comfy-lock/api/"

@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from jupyter_comfy_lock.domain.errors import NoServerExtension
+from jupyter_comfy_lock.domain.proof import proof
 from jupyter_comfy_lock.kernel import connection
-from jupyter_comfy_lock.kernel.connection import Place, find_place, own_name, proof
+from jupyter_comfy_lock.kernel.connection import Place, find_place, own_name
 
 ATTACH = {"COMFY_LOCK_URL": "http://host:8888/base/", "COMFY_LOCK_TOKEN": "t"}
 HUB = {"JUPYTERHUB_SERVICE_URL": "http://127.0.0.1:1/user/ann/", "JUPYTERHUB_API_TOKEN": "h"}
