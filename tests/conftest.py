@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,15 @@ import jupyter_comfy_lock
 from tests.comfy_servers import comfy_servers, default_kind, kinds_under_test
 
 pytest_plugins = ["pytest_jupyter.jupyter_server"]
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C even where a shell started the tests in its background.
+
+    Such a process ignores it, and so does all that it starts: kernels could not be interrupted.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> list[str]:
