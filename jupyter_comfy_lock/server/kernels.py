@@ -163,6 +163,9 @@ class KernelWatcher:
         """Note that an event stream of the holder broke: perhaps its process is dead."""
         holder.streams -= 1
         holder.last_stream_s = time.monotonic()
+        if self._registry.of_kernel(holder.kernel_id) is not holder:
+            # It has ended, and that is why its stream did.
+            return
         if holder.kind == "attached":
             await asyncio.sleep(_STREAM_AGAIN_S)
             if holder.streams == 0 and time.monotonic() - holder.last_stream_s >= _STREAM_AGAIN_S:

@@ -25,6 +25,9 @@ from jupyter_comfy_lock.store.locks import Grant, LeaseLost, LockStore
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+#: Seconds for which a look at a ComfyServer is good enough to lock it.
+_LOOK_AGAIN_S = 1.0
+
 ChosenBy = Literal["name", "pin", "best"]
 #: Told of each change: the holder, its lock now, and why it changed when it was not asked for.
 OnChange = Callable[[HolderId, Lock | None, str | None], None]
@@ -202,7 +205,8 @@ class LockService:
     async def _acquire(
         self, upstream: Upstream, holder_id: HolderId, name: str, mode: Mode
     ) -> tuple[Lock, bool]:
-        if upstream.fault() is not None:
+        old = self._monotonic_s() - upstream.looked_s > _LOOK_AGAIN_S
+        if old or upstream.fault() is not None:
             await upstream.look()
         fault = upstream.fault()
         if fault is not None:

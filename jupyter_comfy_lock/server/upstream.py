@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -104,10 +105,13 @@ class Upstream:
         self.comfy = comfy
         self.session = session
         self.status = ComfyStatus()
+        #: Monotonic seconds of the last look.
+        self.looked_s = float("-inf")
         self._last_number = -1.0
 
     async def look(self) -> ComfyStatus:
         """Look at the ComfyServer and remember what was seen; never raises."""
+        self.looked_s = time.monotonic()
         try:
             self._saw(await self.get("/system_stats"), await self.get("/prompt"))
         except ComfyLockError as error:

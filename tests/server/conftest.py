@@ -50,6 +50,12 @@ def jp_server_config(pool: Any, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
+def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The health of the pool is looked at often; ask for it before `world`."""
+    monkeypatch.setattr("jupyter_comfy_lock.server.app._LOOK_EVERY_S", 0.2)
+
+
+@pytest.fixture
 def world(
     comfies: dict[str, Comfy],
     jp_serverapp: Any,

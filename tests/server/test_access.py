@@ -1,6 +1,9 @@
 """Who may call what (R10)."""
 
+import warnings
+
 import pytest
+from jupyter_server.utils import JupyterServerAuthWarning
 
 from jupyter_comfy_lock.server.handlers import HANDLERS
 from tests.server import graphs
@@ -51,3 +54,26 @@ async def test_an_unknown_credential_is_refused(world: World, said: str):
     assert answer.status == 403
     if said == "ComfyKernel nobody":
         assert answer.code == (403, "unknown_holder")
+
+
+async def test_no_handler_leaves_open_who_may_call_it(jp_configurable_serverapp, pool):
+    config = {
+        "ServerApp": {
+            "jpserver_extensions": {"jupyter_comfy_lock": True},
+            "reraise_server_extension_failures": True,
+            "allow_unauthenticated_access": False,
+        },
+        "ComfyLock": {"pool": pool},
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", JupyterServerAuthWarning)
+        jp_configurable_serverapp(config=config)
+
+
+async def test_a_page_of_another_site_cannot_use_the_users_cookie(world: World):
+    cookie = f"username-127-0-0-1={world.token}"
+    for method, path in calls_to_everything():
+        answer = await world.stranger.raw(
+            method, path, headers={"Cookie": cookie, "Origin": "http://evil.example"}
+        )
+        assert answer.status in (403, 404), (method, path)

@@ -39,12 +39,13 @@ class Comfy:
         await self._server.start()
 
     async def stop(self) -> None:
+        # aiohttp would wait for its clients to hang up.
+        self.faults.cut_sockets()
         await self._server.stop()
 
     async def kill(self) -> None:
         """End as a killed process does: nothing more is heard of it."""
         self.faults.dead = True
-        self.faults.cut_sockets()
         await self.stop()
 
     async def restart(self) -> None:
