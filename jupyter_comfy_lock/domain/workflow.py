@@ -78,7 +78,11 @@ def rejection(
 
 
 def node_error_lines(node_errors: Mapping[str, Any]) -> list[str]:
-    """Return one line per fault: node, class, input and reason."""
+    """Return one line per fault: node, class, input and reason.
+
+    An error may name the node that is to blame itself (`node_id`, `node_class`), as those of
+    dropped outputs do: an output is dropped for a fault in what it needs.
+    """
     lines = []
     for node_id, entry in node_errors.items():
         if not isinstance(entry, Mapping):
@@ -86,7 +90,10 @@ def node_error_lines(node_errors: Mapping[str, Any]) -> list[str]:
             continue
         for error in entry.get("errors") or [{}]:
             name = (error.get("extra_info") or {}).get("input_name")
-            where = f"node {node_id} ({entry.get('class_type', '?')})"
+            where = (
+                f"node {error.get('node_id', node_id)} "
+                f"({error.get('node_class', entry.get('class_type', '?'))})"
+            )
             where += f", input {name!r}" if name else ""
             details = str(error.get("details") or "")
             why = str(error.get("message") or "refused")

@@ -77,7 +77,8 @@ def submit(workflow: Workflow, *, extra_data: Mapping[str, Any] | None = None) -
     task = current().submit(prompt, extra_data=extra_data, on_lock=_say)
     if task.dropped:
         lines = "".join(f"\n  {line}" for line in node_error_lines(task.dropped))
-        msg = f"{task.comfy_id} runs the workflow without the outputs that it refused:{lines}"
+        outputs = ", ".join(f"node {key} ({it['class_type']})" for key, it in task.dropped.items())
+        msg = f"{task.comfy_id} runs the workflow without its output {outputs}, because of:{lines}"
         warnings.warn(msg, OutputsDropped, stacklevel=2)
     show_task(task)
     return task

@@ -187,10 +187,10 @@ class ComfyClient:
         if "code" in payload:
             raise error_from_json(payload)
         said = str(payload.get("message") or response.reason_phrase)
-        if response.status_code == httpx.codes.NOT_FOUND:
+        if response.status_code in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
             msg = (
-                f"The Jupyter server at {self.place.url} (found by {self.place.found_by}) runs "
-                "without jupyter_comfy_lock. Install it where that server runs, see that "
+                f"The server at {self.place.url} (found by {self.place.found_by}) is no Jupyter "
+                "server with jupyter_comfy_lock. Install it where that server runs, see that "
                 "`jupyter server extension list` shows it as enabled there, and restart the server."
             )
             raise NoServerExtension(msg, url=self.place.url)
