@@ -297,7 +297,7 @@ class CancelHandler(ComfyLockHandler):
         task = await self.services.tasks.find(task_id, self.holder_id)
         live = self.services.tasks.live(task_id)
         if live is not None:
-            by = "cancelled" if self.holder else "cancelled by the Jupyter user"
+            by = "by its kernel" if self.holder else "by the Jupyter user"
             await self.services.tasks.cancel(live, by)
             task = live.task
         self.set_status(HTTPStatus.ACCEPTED)
