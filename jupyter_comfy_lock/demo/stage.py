@@ -64,9 +64,19 @@ class Stage:
                 "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
             },
         }
-        config = self.directory / "jupyter" / "config" / "jupyter_server_config.json"
-        config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(json.dumps(settings, indent=2))
+        config = self.directory / "jupyter" / "config"
+        _write(config / "jupyter_server_config.json", settings)
+        # Else it asks, over the notebook, whether it may fetch them.
+        _write(config / "lab" / "user-settings" / _NEWS, {"fetchNews": "false"})
+
+
+#: JupyterLab's settings of what it tells of the project's news.
+_NEWS = "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+
+
+def _write(path: Path, settings: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=2))
 
 
 @contextmanager

@@ -196,7 +196,7 @@ class ComfyClient:
             raise NoServerExtension(msg, url=self.place.url)
         if response.status_code in (401, 403) or response.is_redirect:
             msg = (
-                f"The Jupyter server at {self.place.url} does not accept {self._who()}: {said} "
+                f"The Jupyter server at {self.place.url} does not accept {self._who()} "
                 f"(HTTP {response.status_code})."
             )
             raise WrongCredential(msg, url=self.place.url)

@@ -48,9 +48,9 @@ class Listing(Sequence[T], Generic[T]):
     def _repr_html_(self) -> str:
         if not self._items:
             return f"<p>{html.escape(self.nothing)}</p>"
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        head = "".join(_cell("th", name) for name in self.columns)
         body = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in self.row(item))}</tr>"
+            f"<tr>{''.join(_cell('td', text) for text in self.row(item))}</tr>"
             for item in self._items
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -65,3 +65,9 @@ class Listing(Sequence[T], Generic[T]):
 
     def _ipython_key_completions_(self) -> list[Any]:
         return []
+
+
+def _cell(tag: str, text: str) -> str:
+    # Notebooks align cells right, as numbers want it, and break ids at their hyphens.
+    style = "text-align: left; white-space: nowrap"
+    return f'<{tag} style="{style}">{html.escape(text)}</{tag}>'

@@ -27,7 +27,12 @@ from jupyter_comfy_lock.domain.pool import comfy_to_json
 from jupyter_comfy_lock.domain.task import Task, output_files, prompt_id
 from jupyter_comfy_lock.server.holders import Holder
 from jupyter_comfy_lock.server.live import task_to_json
-from jupyter_comfy_lock.server.relay import copy_answer, headers_for, send_at_once
+from jupyter_comfy_lock.server.relay import (
+    copy_answer,
+    headers_for,
+    notice_dead_reader,
+    send_at_once,
+)
 from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, Services
 
 _KERNEL = "ComfyKernel "
@@ -363,6 +368,7 @@ class EventsHandler(ComfyLockHandler):
         self.set_header("Cache-Control", "no-cache")
         self.set_header("X-Accel-Buffering", "no")
         send_at_once(self)
+        notice_dead_reader(self)
         kernels = self.services.kernels
         if self.holder is not None:
             kernels.stream_opened(self.holder)

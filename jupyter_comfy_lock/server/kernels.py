@@ -28,8 +28,10 @@ _FIRST_STREAM_S = 10.0
 #: Seconds in which an attached holder opens its event stream again when it broke. Its process may
 #: be on another machine, so that nothing else tells whether it lives.
 _STREAM_AGAIN_S = 3.0
-#: Seconds in which a kernel whose stream dropped turns out to be dead, if it is.
-_DYING_S = 0.2
+#: Seconds in which a kernel whose stream dropped turns out to be dead, if it is: Python closes its
+#: sockets a while before the process ends. Looked at so often meanwhile.
+_DYING_S = 1.0
+_DYING_LOOK_S = 0.02
 
 OnEnd = Callable[[Holder, str], Awaitable[None]]
 
@@ -176,7 +178,7 @@ class KernelWatcher:
             if not await self._alive(holder):
                 await self.end(holder, "its process is gone")
                 return
-            await asyncio.sleep(_DYING_S / 10)
+            await asyncio.sleep(_DYING_LOOK_S)
 
     async def look(self) -> None:
         """End each holder whose kernel is gone, or is another process by now."""

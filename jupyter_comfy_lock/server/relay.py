@@ -1,5 +1,6 @@
 """Copying an answer of a ComfyServer to whoever asked, as it comes."""
 
+import socket
 from collections.abc import Mapping
 
 import aiohttp
@@ -32,6 +33,9 @@ _THERE = (
     "Range",
 )
 
+#: Milliseconds.
+_UNHEARD_MS = 10_000
+
 
 def headers_for(asked: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of a relayed request: of those asked with, the harmless; and our own."""
@@ -43,6 +47,14 @@ def send_at_once(handler: RequestHandler) -> None:
     stream = getattr(handler.request.connection, "stream", None)
     if isinstance(stream, IOStream):
         stream.set_nodelay(True)
+
+
+def notice_dead_reader(handler: RequestHandler) -> None:
+    """Have a connection end when what is sent stays unacknowledged: the machine there is off."""
+    stream = getattr(handler.request.connection, "stream", None)
+    # Linux only; elsewhere the system gives up on its own after some minutes.
+    if isinstance(stream, IOStream) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNHEARD_MS)
 
 
 async def copy_answer(response: aiohttp.ClientResponse, handler: RequestHandler) -> None:

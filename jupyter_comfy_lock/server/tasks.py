@@ -18,6 +18,7 @@ from tenacity import (
 from jupyter_comfy_lock.domain import comfy as says
 from jupyter_comfy_lock.domain.errors import (
     ComfyLockError,
+    ComfyUnreachable,
     StoreUnavailable,
     UnknownTask,
 )
@@ -254,10 +255,12 @@ class TaskService:
     async def cancel(self, live: LiveTask, reason: str = "cancelled") -> None:
         """Ask for the task's end; it comes when the ComfyServer says so, and may be a success.
 
-        Raises:
-            ComfyUnreachable: the task's ComfyServer does not answer.
+        A ComfyServer that does not answer now is asked again when it does.
         """
-        await self.cancel_all([live], reason)
+        try:
+            await self.cancel_all([live], reason)
+        except ComfyUnreachable as error:
+            self._log.warning("Task %s is cancelled later: %s", live.task.task_id, error.message)
 
     async def cancel_all(self, tasks: Iterable[LiveTask], reason: str) -> None:
         """Cancel several, with as few requests as there are ComfyServers.
