@@ -5,7 +5,6 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-import aiohttp
 from jupyter_core.utils import ensure_async
 from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.auth.identity import User
@@ -17,7 +16,6 @@ from jupyter_comfy_lock import __version__
 from jupyter_comfy_lock.domain.errors import (
     BadRequest,
     ComfyLockError,
-    ComfyUnreachable,
     NotYours,
     UnknownFile,
     WrongCredential,
@@ -29,7 +27,7 @@ from jupyter_comfy_lock.server.holders import Holder
 from jupyter_comfy_lock.server.live import task_to_json
 from jupyter_comfy_lock.server.relay import (
     copy_answer,
-    headers_for,
+    harmless,
     notice_dead_reader,
     send_at_once,
 )
@@ -322,22 +320,19 @@ class FileHandler(ComfyLockHandler):
             raise UnknownFile(msg, task_id=task_id)
         file = files[int(number)]
         upstream = self.services.locks.upstream(task.comfy_id)
-        try:
-            async with upstream.session.get(
-                f"{upstream.comfy.url}/view",
-                params={"filename": file.filename, "subfolder": file.subfolder, "type": file.type},
-                headers=headers_for(self.request.headers, upstream.comfy.headers),
-                allow_redirects=False,
-            ) as response:
-                if response.status == HTTPStatus.NOT_FOUND:
-                    msg = (
-                        f"ComfyServer {task.comfy_id!r} does not have {file.filename!r} of task "
-                        f"{task_id} any more."
-                    )
-                    raise UnknownFile(msg, task_id=task_id)
-                await copy_answer(response, self)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise ComfyUnreachable(task.comfy_id, str(error)) from error
+        async with upstream.open(
+            "GET",
+            "/view",
+            params={"filename": file.filename, "subfolder": file.subfolder, "type": file.type},
+            headers=harmless(self.request.headers),
+        ) as response:
+            if response.status == HTTPStatus.NOT_FOUND:
+                msg = (
+                    f"ComfyServer {task.comfy_id!r} does not have {file.filename!r} of task "
+                    f"{task_id} any more."
+                )
+                raise UnknownFile(msg, task_id=task_id)
+            await copy_answer(response, self)
 
 
 class PreviewHandler(ComfyLockHandler):

@@ -37,9 +37,9 @@ _THERE = (
 _UNHEARD_MS = 10_000
 
 
-def headers_for(asked: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of a relayed request: of those asked with, the harmless; and our own."""
-    return {**{name: asked[name] for name in _THERE if name in asked}, **own}
+def harmless(asked: Mapping[str, str]) -> dict[str, str]:
+    """Return those headers of a call that may go on to a ComfyServer."""
+    return {name: asked[name] for name in _THERE if name in asked}
 
 
 def send_at_once(handler: RequestHandler) -> None:

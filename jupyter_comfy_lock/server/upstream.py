@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from jupyter_comfy_lock.domain.comfy import FEATURE_FLAGS, queue_ids
 from jupyter_comfy_lock.domain.errors import (
@@ -34,6 +35,8 @@ _ATOMIC_CANCEL = (0, 26, 0)
 _QUICK = aiohttp.ClientTimeout(total=10, sock_connect=3)
 #: Validating a large graph on a busy ComfyServer takes its time.
 _SUBMIT = aiohttp.ClientTimeout(total=60, sock_connect=3)
+#: Large results and slow previews take their time; five minutes of silence do not.
+_PATIENT = aiohttp.ClientTimeout(total=None, sock_connect=3, sock_read=300)
 #: Seconds between pings; a socket that answers none is dead.
 _HEARTBEAT_S = 10.0
 
@@ -140,7 +143,7 @@ class Upstream:
         Raises:
             ComfyUnreachable, ComfyUnauthorized, NotComfyUI: there is no such JSON.
         """
-        async with self._request("GET", path, timeout=_QUICK, params=params) as response:
+        async with self.open("GET", path, timeout=_QUICK, params=params) as response:
             self._refuse_other_than_ok(response)
             try:
                 return json.loads(await response.read())
@@ -149,7 +152,7 @@ class Upstream:
 
     async def post(self, path: str, body: Mapping[str, Any]) -> None:
         """Send `body` as JSON to `path`; the answer does not matter but for its status."""
-        async with self._request("POST", path, timeout=_QUICK, json=body) as response:
+        async with self.open("POST", path, timeout=_QUICK, json=body) as response:
             self._refuse_other_than_ok(response)
 
     async def submit(self, body: Mapping[str, Any]) -> Answer:
@@ -158,7 +161,7 @@ class Upstream:
         Raises:
             ComfyUnreachable: no answer came. ComfyUI may have the prompt all the same.
         """
-        async with self._request("POST", "/prompt", timeout=_SUBMIT, json=body) as response:
+        async with self.open("POST", "/prompt", timeout=_SUBMIT, json=body) as response:
             text = await response.read()
             try:
                 answer = json.loads(text)
@@ -213,15 +216,30 @@ class Upstream:
             raise ComfyUnreachable(self.comfy.comfy_id, _why(error)) from error
 
     @asynccontextmanager
-    async def _request(
-        self, method: str, path: str, **options: Any
+    async def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: aiohttp.ClientTimeout = _PATIENT,
+        **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Open a request, whose answer can be read within the block.
+
+        `path` is sent as it is, below the ComfyServer's URL; the pool's headers go with `headers`
+        and before them.
+
+        Raises:
+            ComfyUnreachable: no answer came, or it broke off.
+        """
         try:
             async with self.session.request(
                 method,
-                self.comfy.url + path,
-                headers=self.comfy.headers,
+                URL(self.comfy.url + path, encoded=True),
+                headers={**(headers or {}), **self.comfy.headers},
                 allow_redirects=False,
+                timeout=timeout,
                 **options,
             ) as response:
                 yield response

@@ -6,22 +6,16 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
-import aiohttp
 from tornado import web
-from yarl import URL
 
 from jupyter_comfy_lock.domain import isolation
-from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable, UnknownHolder
+from jupyter_comfy_lock.domain.errors import ComfyLockError, UnknownHolder
 from jupyter_comfy_lock.domain.isolation import Route
 from jupyter_comfy_lock.domain.lock import Lock
 from jupyter_comfy_lock.server.holders import Holder
-from jupyter_comfy_lock.server.relay import copy_answer, headers_for
+from jupyter_comfy_lock.server.relay import copy_answer, harmless
 from jupyter_comfy_lock.server.services import SERVICES, Services
 from jupyter_comfy_lock.server.upstream import Upstream
-
-#: Large results and slow previews take their time; five minutes of silence do not.
-_PATIENT = aiohttp.ClientTimeout(total=None, sock_connect=3, sock_read=300)
-
 
 _CREDENTIAL = re.compile(r"(comfy-lock/gateway/)[^/?#]+")
 
@@ -99,18 +93,13 @@ class GatewayCall(web.RequestHandler):
         query = self.request.query if query is None else query
         # A fragment never reaches a server; the rules have seen it as a part of the path.
         path = self.raw_path.replace("#", "%23") + (f"?{query}" if query else "")
-        try:
-            async with upstream.session.request(
-                self.request.method or "GET",
-                URL(f"{upstream.comfy.url}/{path}", encoded=True),
-                headers=headers_for(self.request.headers, upstream.comfy.headers),
-                data=bytes(self.received) or None,
-                allow_redirects=False,
-                timeout=_PATIENT,
-            ) as response:
-                await copy_answer(response, self)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise ComfyUnreachable(upstream.comfy.comfy_id, str(error)) from error
+        async with upstream.open(
+            self.request.method or "GET",
+            f"/{path}",
+            headers=harmless(self.request.headers),
+            data=bytes(self.received) or None,
+        ) as response:
+            await copy_answer(response, self)
 
     def refuse(self, why: str) -> None:
         """Answer that the call is not for this holder."""

@@ -12,7 +12,6 @@ from tornado import web
 
 from jupyter_comfy_lock.domain import isolation
 from jupyter_comfy_lock.domain.comfy import loads
-from jupyter_comfy_lock.domain.errors import ComfyUnreachable
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId
 from jupyter_comfy_lock.server.gateway.call import GatewayCall
 from jupyter_comfy_lock.server.upstream import Upstream
@@ -98,17 +97,9 @@ class Files(GatewayCall):
             form.add_field("subfolder", self._fields["subfolder"])
         if original is not None:
             form.add_field("original_ref", json.dumps(original))
-        try:
-            async with upstream.session.post(
-                f"{upstream.comfy.url}/{self.comfy_path}",
-                data=form,
-                headers=upstream.comfy.headers,
-                allow_redirects=False,
-            ) as response:
-                body = await response.read()
-                answer: Any = await response.json() if response.status == HTTPStatus.OK else None
-        except aiohttp.ClientError as error:
-            raise ComfyUnreachable(upstream.comfy.comfy_id, str(error)) from error
+        async with upstream.open("POST", f"/{self.comfy_path}", data=form) as response:
+            body = await response.read()
+            answer: Any = await response.json() if response.status == HTTPStatus.OK else None
         if isinstance(answer, dict):
             name, subfolder = str(answer.get("name")), str(answer.get("subfolder") or "")
             if key := isolation.input_key(name, subfolder):
