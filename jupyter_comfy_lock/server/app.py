@@ -17,6 +17,7 @@ from jupyter_comfy_lock.domain.config import LeasePolicy, lease_policy, parse_po
 from jupyter_comfy_lock.domain.errors import ComfyLockError, ConfigError
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, lock_to_json
 from jupyter_comfy_lock.domain.pool import ComfyServer, comfy_to_json
+from jupyter_comfy_lock.server.background import Background
 from jupyter_comfy_lock.server.events import EventHub
 from jupyter_comfy_lock.server.follow import Follower
 from jupyter_comfy_lock.server.gateway.handler import GatewayHandler
@@ -133,7 +134,8 @@ class ComfyLock(ExtensionApp):
         await self._task_store.tidy()
         self._follower.start()
         self._kernels.start()
-        self._health = asyncio.create_task(self._watch_health())
+        self._health = Background(self._watch_health)
+        self._health.start()
         # Ctrl-C without a terminal leaves the event loop without calling stop_extension.
         atexit.register(self._stop_without_loop)
 
@@ -142,9 +144,7 @@ class ComfyLock(ExtensionApp):
         if self._services is None:
             return
         atexit.unregister(self._stop_without_loop)
-        self._health.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._health
+        await self._health.stop()
         await self._kernels.stop()
         await self._follower.stop()
         # What was just cancelled has mostly ended by now; one more look writes that down.

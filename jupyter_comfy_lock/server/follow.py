@@ -10,6 +10,7 @@ from jupyter_comfy_lock.domain.comfy import outcome
 from jupyter_comfy_lock.domain.errors import ComfyLockError, StoreUnavailable
 from jupyter_comfy_lock.domain.lock import ComfyId
 from jupyter_comfy_lock.domain.task import Outcome, TaskState
+from jupyter_comfy_lock.server.background import Background
 from jupyter_comfy_lock.server.live import LiveTask
 from jupyter_comfy_lock.server.tasks import TaskService
 from jupyter_comfy_lock.server.upstream import Upstream
@@ -36,18 +37,15 @@ class Follower:
         self._upstreams = upstreams
         self._log = log
         self._silent_since_s: dict[ComfyId, float] = {}
-        self._running: asyncio.Task[None] | None = None
+        self._following = Background(self._follow_for_ever)
 
     def start(self) -> None:
         """Begin to look."""
-        self._running = asyncio.create_task(self._follow_for_ever())
+        self._following.start()
 
     async def stop(self) -> None:
         """Look no more."""
-        if self._running is not None:
-            self._running.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._running
+        await self._following.stop()
 
     async def look(self) -> None:
         """Look once at each ComfyServer that has pending tasks."""

@@ -9,7 +9,6 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from logging import Logger
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from jupyter_core.utils import ensure_async
 
 from jupyter_comfy_lock.domain.errors import BadRequest, WrongCredential
 from jupyter_comfy_lock.domain.proof import proof
+from jupyter_comfy_lock.server.background import Background
 from jupyter_comfy_lock.server.holders import Holder, HolderRegistry
 
 KERNEL_ACTIONS = "https://events.jupyter.org/jupyter_server/kernel_actions/v1"
@@ -52,18 +52,15 @@ class KernelWatcher:
         self._sessions = session_manager
         self._log = log
         self._on_end = on_end
-        self._looking: asyncio.Task[None] | None = None
+        self._looking = Background(self._look_for_ever)
 
     def start(self) -> None:
         """Begin to look after holders."""
-        self._looking = asyncio.create_task(self._look_for_ever())
+        self._looking.start()
 
     async def stop(self) -> None:
         """End all holders: the Jupyter server stops."""
-        if self._looking is not None:
-            self._looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._looking
+        await self._looking.stop()
         holders = self._registry.all()
         await asyncio.gather(*(self.end(each, "the Jupyter server stopped") for each in holders))
 

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from logging import Logger
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +18,7 @@ from jupyter_comfy_lock.domain.errors import (
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, Mode
 from jupyter_comfy_lock.domain.pool import best
 from jupyter_comfy_lock.domain.task import Task
+from jupyter_comfy_lock.server.background import Background
 from jupyter_comfy_lock.server.upstream import Upstream, look_at_all
 from jupyter_comfy_lock.store.locks import Grant, LeaseLost, LockStore
 
@@ -62,7 +62,7 @@ class LockService:
         #: Holders that are gone and whose locks the store has yet to end.
         self._owed: set[HolderId] = set()
         self._deadline_s = float("-inf")
-        self._heartbeat: asyncio.Task[None] | None = None
+        self._heartbeat = Background(self._renew_for_ever)
         self.node_id = ""
         self.on_change: OnChange = lambda holder_id, lock, why: None
         self.adopt: Adopt = _adopt_nothing
@@ -74,14 +74,11 @@ class LockService:
             await self._expire()
         except StoreUnavailable as error:
             self._log.error("No locks until the store is there: %s", error)
-        self._heartbeat = asyncio.create_task(self._renew_for_ever())
+        self._heartbeat.start()
 
     async def stop(self) -> None:
         """Leave the store's nodes. What is still held ends with the node."""
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._heartbeat
+        await self._heartbeat.stop()
         await self._store.leave(self.node_id)
 
     def leave_now(self, connection: "Connection") -> None:

@@ -10,6 +10,7 @@ import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
 from jupyter_comfy_lock.domain.errors import ComfyUnreachable
+from jupyter_comfy_lock.server.background import Background
 from jupyter_comfy_lock.server.upstream import Upstream
 
 Frame = str | bytes
@@ -29,7 +30,8 @@ class HolderStream:
         self._on_frame = on_frame
         self._log = log
         self._connected = asyncio.Event()
-        self._reading = asyncio.create_task(self._read_for_ever())
+        self._reading = Background(self._read_for_ever)
+        self._reading.start()
 
     @property
     def connected(self) -> bool:
@@ -44,9 +46,7 @@ class HolderStream:
 
     async def close(self) -> None:
         """Close the socket for good."""
-        self._reading.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reading
+        await self._reading.stop()
 
     async def _read_for_ever(self) -> None:
         while True:

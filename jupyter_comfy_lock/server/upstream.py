@@ -146,7 +146,8 @@ class Upstream:
         async with self.open("GET", path, timeout=_QUICK, params=params) as response:
             self._refuse_other_than_ok(response)
             try:
-                return json.loads(await response.read())
+                # Custom nodes show NaN, which Python writes and no browser reads: null instead.
+                return json.loads(await response.read(), parse_constant=lambda _: None)
             except ValueError:
                 raise NotComfyUI(self.comfy.comfy_id, f"GET {path} gave no JSON") from None
 
