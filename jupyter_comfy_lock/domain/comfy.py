@@ -114,9 +114,12 @@ Message = (
 
 
 def loads(text: str | bytes) -> Any:
-    """Return the JSON in `text`, None for what is none; never raises, whatever it is given."""
+    """Return the JSON in `text`, None for what is none; never raises, whatever it is given.
+
+    Custom nodes show NaN, which Python writes and no browser reads: it becomes None.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         # A few hundred brackets are no JSON that anybody means.
         return None

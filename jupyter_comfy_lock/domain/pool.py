@@ -69,15 +69,22 @@ def best(
     mode: Mode,
     holder_id: HolderId,
 ) -> ComfyServer | None:
-    """Return the ComfyServer to offer to `holder_id`: fewest holders, shortest queue, pool order.
+    """Return the ComfyServer to offer to `holder_id`: the one it has, else the least used.
 
+    Least used is by number of holders, then length of the queue, then place in the pool.
     Only healthy ones with room are offered; None if there is none.
     """
     held: dict[ComfyId, list[Lock]] = {}
     for lock in locks:
         held.setdefault(lock.comfy_id, []).append(lock)
     candidates = [
-        (len(holders), seen.queue_remaining or 0, place, comfy)
+        (
+            all(lock.holder_id != holder_id for lock in holders),
+            len(holders),
+            seen.queue_remaining or 0,
+            place,
+            comfy,
+        )
         for place, comfy in enumerate(pool)
         if (seen := status.get(comfy.comfy_id, ComfyStatus())).health is Health.OK
         and refusal(
@@ -88,7 +95,7 @@ def best(
         )
         is None
     ]
-    return min(candidates, key=lambda each: each[:3])[3] if candidates else None
+    return min(candidates, key=lambda each: each[:4])[4] if candidates else None
 
 
 def comfy_to_json(

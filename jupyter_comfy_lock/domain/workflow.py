@@ -88,8 +88,13 @@ def node_error_lines(node_errors: Mapping[str, Any]) -> list[str]:
         if not isinstance(entry, Mapping):
             lines.append(f"node {node_id}: {entry}")
             continue
-        for error in entry.get("errors") or [{}]:
-            name = (error.get("extra_info") or {}).get("input_name")
+        errors = entry.get("errors")
+        for error in errors if isinstance(errors, list) and errors else [{}]:
+            if not isinstance(error, Mapping):
+                lines.append(f"node {node_id} ({entry.get('class_type', '?')}): {error}")
+                continue
+            extra = error.get("extra_info")
+            name = extra.get("input_name") if isinstance(extra, Mapping) else None
             where = (
                 f"node {error.get('node_id', node_id)} "
                 f"({error.get('node_class', entry.get('class_type', '?'))})"

@@ -14,7 +14,7 @@ from traitlets import Any as AnyTrait
 from traitlets import Float
 
 from jupyter_comfy_lock.domain.config import LeasePolicy, lease_policy, parse_pool
-from jupyter_comfy_lock.domain.errors import ComfyLockError, ConfigError
+from jupyter_comfy_lock.domain.errors import ComfyLockError, ConfigError, StoreUnavailable
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, lock_to_json
 from jupyter_comfy_lock.domain.pool import ComfyServer, comfy_to_json
 from jupyter_comfy_lock.server.background import Background
@@ -86,8 +86,9 @@ class ComfyLock(ExtensionApp):
         self.handlers.extend(HANDLERS)
         self.handlers.extend(
             [
-                (r"comfy-lock/gateway/([^/]+)/(?:api/)?ws", GatewaySocket),
-                (r"comfy-lock/gateway/([^/]+)/(.*)", GatewayHandler),
+                # Clients join a base URL and a path in either way: one slash or two.
+                (r"comfy-lock/gateway/([^/]+)/+(?:api/)?ws", GatewaySocket),
+                (r"comfy-lock/gateway/([^/]+)(?:/+(.*))?", GatewayHandler),
             ]
         )
 
@@ -118,6 +119,7 @@ class ComfyLock(ExtensionApp):
         )
         self._locks.on_change = self._lock_changed
         self._locks.adopt = self._tasks.adopt
+        self._locks.is_here = self._registry.has
         # The web application took its copy of `self.settings` before the loop ran.
         serverapp.web_app.settings[SERVICES] = self._services = Services(
             upstreams=self._upstreams,
@@ -131,7 +133,9 @@ class ComfyLock(ExtensionApp):
             pin_of=self._pin_of,
         )
         await self._locks.start()
-        await self._task_store.tidy()
+        with contextlib.suppress(StoreUnavailable):
+            # Another start does it as well.
+            await self._task_store.tidy()
         self._follower.start()
         self._kernels.start()
         self._health = Background(self._watch_health)
@@ -144,17 +148,24 @@ class ComfyLock(ExtensionApp):
         if self._services is None:
             return
         atexit.unregister(self._stop_without_loop)
-        await self._health.stop()
-        await self._kernels.stop()
-        await self._follower.stop()
-        # What was just cancelled has mostly ended by now; one more look writes that down.
-        await self._follower.look()
-        self._events.close()
-        await self._streams.stop()
-        await self._tasks.stop()
-        await self._locks.stop()
-        await self._database.close()
-        await self._session.close()
+        for stop in (
+            self._health.stop,
+            self._kernels.stop,
+            self._follower.stop,
+            # What was just cancelled has mostly ended by now; one more look writes that down.
+            self._follower.look,
+            self._events.stop,
+            self._streams.stop,
+            self._tasks.stop,
+            self._locks.stop,
+            self._database.close,
+            self._session.close,
+        ):
+            try:
+                await stop()
+            except Exception:
+                # The rest must stop all the same, and Jupyter with it.
+                self.log.exception("%s failed", stop.__qualname__)
 
     def _stop_without_loop(self) -> None:
         """Let go of what can be let go of when the event loop is gone: leave, and cancel."""
@@ -188,20 +199,25 @@ class ComfyLock(ExtensionApp):
 
     async def _end_holder(self, holder: Holder, why: str) -> None:
         """Release everything a holder held, its prompts first (R8)."""
+        try:
+            await self._cancel_all_of(holder, why)
+        finally:
+            await self._locks.release(holder.holder_id, LockEvent.HOLDER_GONE)
+            # One that was being recorded while the others were cancelled; from here on none comes.
+            for live in self._tasks.pending(holder.holder_id):
+                if not live.task.cancel_requested:
+                    self._tasks.in_background(self._tasks.cancel(live, f"its kernel ended: {why}"))
+            self._streams.close(holder.holder_id)
+            self._events.close(holder.holder_id)
+            self._tasks.forget_holder(holder.holder_id)
+
+    async def _cancel_all_of(self, holder: Holder, why: str) -> None:
         pending = self._tasks.pending(holder.holder_id)
         try:
             cancelling = self._tasks.cancel_all(pending, f"its kernel ended: {why}")
             await asyncio.wait_for(cancelling, _CANCEL_WAIT_S)
         except (TimeoutError, ComfyLockError) as error:
             self.log.warning("Prompts of %s may run on: %s", holder.holder_id, error)
-        await self._locks.release(holder.holder_id, LockEvent.HOLDER_GONE)
-        # One that was being recorded while the others were cancelled; from here on none comes.
-        for live in self._tasks.pending(holder.holder_id):
-            if not live.task.cancel_requested:
-                self._tasks.in_background(self._tasks.cancel(live, f"its kernel ended: {why}"))
-        self._streams.close(holder.holder_id)
-        self._events.close(holder.holder_id)
-        self._tasks.forget_holder(holder.holder_id)
 
     def _lock_changed(self, holder_id: HolderId, lock: Lock | None, why: str | None) -> None:
         upstream = self._upstreams[lock.comfy_id] if lock else None

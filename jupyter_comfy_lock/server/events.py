@@ -91,3 +91,7 @@ class EventHub:
         for each in list(self._subscriptions):
             if holder_id is None or each.holder_id == holder_id:
                 each.close()
+
+    async def stop(self) -> None:
+        """End all streams."""
+        self.close()

@@ -106,7 +106,8 @@ class Follower:
                 self._tasks.move(live, TaskState.RUNNING)
             elif live.task.state is not TaskState.RUNNING:
                 self._tasks.move(live, TaskState.QUEUED)
-                await self._count(live, running + waiting)
+                if not live.task.cancel_requested:
+                    await self._count(live, running + waiting)
             if live.task.cancel_requested:
                 await self._tasks.insist(live)
             return

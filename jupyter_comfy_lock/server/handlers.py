@@ -32,6 +32,7 @@ from jupyter_comfy_lock.server.relay import (
     send_at_once,
 )
 from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, Services
+from jupyter_comfy_lock.server.upstream import look_if_old
 
 _KERNEL = "ComfyKernel "
 _PROOF = "ComfyKernelProof "
@@ -198,6 +199,7 @@ class PoolHandler(ComfyLockHandler):
     @allow_unauthenticated
     async def get(self) -> None:
         """List the ComfyServers: how they do, and who holds them."""
+        await look_if_old(self.services.upstreams.values(), older_than_s=1.0, within_s=1.0)
         locks = await self.services.locks.all_held()
         servers = [
             comfy_to_json(each.comfy, each.status, locks, self.holder_id)
@@ -230,15 +232,22 @@ class LocksHandler(ComfyLockHandler):
             mode = Mode(body.get("mode", Mode.SHARED))
         except ValueError:
             raise BadRequest(field="mode", why='must be "shared" or "exclusive"') from None
+        # The notebook may have been renamed since the kernel said hello.
+        await self.services.kernels.rename(holder)
         lock, had_it, chosen_by = await self.services.locks.acquire(
             holder.holder_id,
             name=holder.name,
-            comfy_id=ComfyId(comfy_id) if comfy_id else None,
+            comfy_id=ComfyId(comfy_id) if comfy_id else self._home(holder),
             pin=None if comfy_id else await self.services.pin_of(holder),
             mode=mode,
         )
         self.set_status(HTTPStatus.OK if had_it else HTTPStatus.CREATED)
         self.finish({"lock": self.lock_json(lock), "chosen_by": chosen_by})
+
+    def _home(self, holder: Holder) -> ComfyId | None:
+        """Return where the holder has tasks pending: it can lock no other ComfyServer (R3)."""
+        pending = self.services.tasks.pending(holder.holder_id)
+        return pending[0].task.comfy_id if pending else None
 
 
 class MyLockHandler(ComfyLockHandler):
@@ -420,7 +429,7 @@ HANDLERS: list[tuple[str, type[ComfyLockHandler]]] = [
     (r"comfy-lock/api/tasks", TasksHandler),
     (r"comfy-lock/api/tasks/([^/]+)", TaskHandler),
     (r"comfy-lock/api/tasks/([^/]+)/cancel", CancelHandler),
-    (r"comfy-lock/api/tasks/([^/]+)/files/(\d+)", FileHandler),
+    (r"comfy-lock/api/tasks/([^/]+)/files/(\d{1,6})", FileHandler),
     (r"comfy-lock/api/tasks/([^/]+)/preview", PreviewHandler),
     (r"comfy-lock/api/events", EventsHandler),
 ]

@@ -99,6 +99,10 @@ class HolderRegistry:
         """Return the present incarnation of a kernel."""
         return self._by_kernel.get(kernel_id)
 
+    def has(self, holder_id: HolderId) -> bool:
+        """Whether that incarnation is still there."""
+        return any(each.holder_id == holder_id for each in self._by_kernel.values())
+
     def all(self) -> list[Holder]:
         """Return all holders."""
         return list(self._by_kernel.values())

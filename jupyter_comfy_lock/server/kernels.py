@@ -122,6 +122,11 @@ class KernelWatcher:
         self._log.info("Holder %s (%s, %s) said hello", holder.holder_id, kind, name or "no name")
         return holder, True
 
+    async def rename(self, holder: Holder) -> None:
+        """Learn the present path of the holder's notebook."""
+        if holder.kind == "managed":
+            holder.name = await self._notebook(holder.kernel_id) or holder.name
+
     async def _notebook(self, kernel_id: str) -> str:
         session = await self._session(kernel_id)
         return str(session.get("path") or session.get("name") or "")
@@ -179,14 +184,16 @@ class KernelWatcher:
 
     async def look(self) -> None:
         """End each holder whose kernel is gone, or is another process by now."""
-        now_s = time.monotonic()
-        for holder in self._registry.all():
-            if holder.kind == "attached":
-                silent = holder.streams == 0
-                if silent and now_s - holder.last_stream_s > _FIRST_STREAM_S:
-                    await self.end(holder, "it went away")
-            elif not await self._alive(holder):
-                await self.end(holder, "the kernel is gone")
+        # At once: ending one takes as long as its ComfyServer takes to answer.
+        await asyncio.gather(*map(self._look_at, self._registry.all()))
+
+    async def _look_at(self, holder: Holder) -> None:
+        if holder.kind == "attached":
+            silent_s = time.monotonic() - holder.last_stream_s
+            if holder.streams == 0 and silent_s > _FIRST_STREAM_S:
+                await self.end(holder, "it went away")
+        elif not await self._alive(holder):
+            await self.end(holder, "the kernel is gone")
 
     async def _look_for_ever(self) -> None:
         while True:

@@ -14,6 +14,7 @@ from jupyter_comfy_lock.domain.errors import (
     StaleLock,
     StoreUnavailable,
     UnknownComfy,
+    UnknownHolder,
 )
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, Mode
 from jupyter_comfy_lock.domain.pool import best
@@ -66,6 +67,8 @@ class LockService:
         self.node_id = ""
         self.on_change: OnChange = lambda holder_id, lock, why: None
         self.adopt: Adopt = _adopt_nothing
+        #: Whether a holder is still there; its end can come while it waits for a lock.
+        self.is_here: Callable[[HolderId], bool] = lambda holder_id: True
 
     async def start(self) -> None:
         """Join the store's nodes, take over what dead ones left, and begin to renew."""
@@ -209,6 +212,10 @@ class LockService:
         if fault is not None:
             raise fault
         grant = await self._granted(upstream, holder_id, name, mode)
+        if not self.is_here(holder_id):
+            # What it held was released before this was granted: nobody else would end it (R8).
+            await self.release(holder_id, LockEvent.HOLDER_GONE)
+            raise UnknownHolder
         self._lost.pop(holder_id, None)
         self._held[holder_id] = grant.lock
         if not grant.had_it:

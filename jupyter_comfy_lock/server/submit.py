@@ -73,6 +73,8 @@ class Submitter:
             self._locks.check(holder_id, name)
             body = _body(task, prompt, extra_data, options)
             answer = await self._send(upstream, live, body)
+            if answer is not None:
+                await self._answered(live, answer, prompt)
         except ComfyLockError as error:
             await self._tasks.end(live, Outcome(state=TaskState.REJECTED, reason=error.message))
             raise
@@ -80,8 +82,6 @@ class Submitter:
             # Whoever follows the task finds out what became of it; unsent it would stay for ever.
             live.sent = True
             raise
-        if answer is not None:
-            await self._answered(live, answer, prompt)
         return live, {} if answer is None else answer.body
 
     def _new_task(
@@ -176,7 +176,7 @@ class Submitter:
             live.task = replace(live.task, dropped=_dropped(dropped, refused, prompt))
             kept = [node for node in live.classes if node not in refused | set(dropped)]
             live.progress = Progress(needed=live.progress.needed & frozenset(kept))
-        await self._tasks.accepted(live)
+        self._tasks.accepted(live)
 
 
 def _body(

@@ -96,14 +96,14 @@ class TaskService:
         (await self.belongings(live.task.holder_id)).add(live.task)
         self._tell_soon(live)
 
-    async def accepted(self, live: LiveTask) -> None:
+    def accepted(self, live: LiveTask) -> None:
         """Note that the ComfyServer has the prompt."""
         live.sent = True
         self.move(live, TaskState.QUEUED)
         if live.over:
             self.in_background(self.finish(live))
         elif live.task.cancel_requested:
-            await self._cancel_upstream([live])
+            self.in_background(self._cancel_upstream([live]))
 
     # -- what the ComfyServer says -----------------------------------------------------------
 

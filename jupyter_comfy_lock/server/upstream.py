@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from jupyter_comfy_lock.domain.comfy import FEATURE_FLAGS, queue_ids
+from jupyter_comfy_lock.domain.comfy import FEATURE_FLAGS, loads, queue_ids
 from jupyter_comfy_lock.domain.errors import (
     ComfyLockError,
     ComfyUnauthorized,
@@ -137,19 +137,18 @@ class Upstream:
                 return NotComfyUI(comfy_id, reason)
         return ComfyUnreachable(comfy_id, reason)
 
-    async def get(self, path: str, **params: str) -> Any:
-        """Return the JSON of `GET path`.
+    async def get(self, path: str, **params: str) -> dict[str, Any]:
+        """Return the JSON object of `GET path`.
 
         Raises:
             ComfyUnreachable, ComfyUnauthorized, NotComfyUI: there is no such JSON.
         """
         async with self.open("GET", path, timeout=_QUICK, params=params) as response:
             self._refuse_other_than_ok(response)
-            try:
-                # Custom nodes show NaN, which Python writes and no browser reads: null instead.
-                return json.loads(await response.read(), parse_constant=lambda _: None)
-            except ValueError:
-                raise NotComfyUI(self.comfy.comfy_id, f"GET {path} gave no JSON") from None
+            answer = loads(await response.read())
+            if not isinstance(answer, dict):
+                raise NotComfyUI(self.comfy.comfy_id, f"GET {path} gave no JSON object")
+            return answer
 
     async def post(self, path: str, body: Mapping[str, Any]) -> None:
         """Send `body` as JSON to `path`; the answer does not matter but for its status."""
@@ -303,6 +302,20 @@ class Upstream:
 async def look_at_all(upstreams: Iterable[Upstream]) -> None:
     """Look at all ComfyServers at once; a dead one delays nobody beyond its time-out."""
     await asyncio.gather(*(each.look() for each in upstreams))
+
+
+async def look_if_old(
+    upstreams: Iterable[Upstream], *, older_than_s: float, within_s: float
+) -> None:
+    """Look at those that were not looked at for so long; wait no longer than that for the slow."""
+    now_s = time.monotonic()
+    looks = [
+        asyncio.ensure_future(each.look())
+        for each in upstreams
+        if now_s - each.looked_s > older_than_s
+    ]
+    if looks:
+        await asyncio.wait(looks, timeout=within_s)
 
 
 def _why(error: BaseException) -> str:

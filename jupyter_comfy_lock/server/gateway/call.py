@@ -1,6 +1,5 @@
 """One call of a ComfyUI client: whose it is, where it may go, how it is refused."""
 
-import json
 import re
 from http import HTTPStatus
 from typing import Any
@@ -9,6 +8,7 @@ from urllib.parse import unquote
 from tornado import web
 
 from jupyter_comfy_lock.domain import isolation
+from jupyter_comfy_lock.domain.comfy import loads
 from jupyter_comfy_lock.domain.errors import ComfyLockError, UnknownHolder
 from jupyter_comfy_lock.domain.isolation import Route
 from jupyter_comfy_lock.domain.lock import Lock
@@ -49,9 +49,10 @@ class GatewayCall(web.RequestHandler):
         """Find out whose call it is, and what to do with it, before its body is read."""
         self.route = Route.NEVER
         self.received = bytearray()
-        credential, self.comfy_path = self.path_args
+        credential, self.comfy_path = self.path_args[0], self.path_args[1] or ""
         # As it came, for handing on; what is decided is decided by the decoded one.
-        self.raw_path = self.request.path.partition("/comfy-lock/gateway/")[2].partition("/")[2]
+        self.raw_path = self.request.path.partition("/comfy-lock/gateway/")[2]
+        self.raw_path = self.raw_path.partition("/")[2].lstrip("/")
         mask(self)
         self.services = self.settings[SERVICES]
         try:
@@ -80,10 +81,7 @@ class GatewayCall(web.RequestHandler):
 
     def body_json(self) -> dict[str, Any]:
         """Return the body as a JSON object, {} for an empty one; 400 for anything else."""
-        try:
-            body = json.loads(self.received or b"{}")
-        except ValueError:
-            body = None
+        body = loads(bytes(self.received) or b"{}")
         if not isinstance(body, dict):
             raise web.HTTPError(HTTPStatus.BAD_REQUEST, reason="The body must be a JSON object")
         return body

@@ -3,8 +3,10 @@
 from http import HTTPStatus
 
 from jupyter_comfy_lock.domain import isolation
+from jupyter_comfy_lock.domain.comfy import loads
 from jupyter_comfy_lock.domain.isolation import Route
 from jupyter_comfy_lock.server.gateway.call import GatewayCall
+from jupyter_comfy_lock.server.relay import copy_answer
 from jupyter_comfy_lock.server.upstream import Upstream
 
 
@@ -63,7 +65,11 @@ class Views(GatewayCall):
             for name in ("status", "workflow_id", "sort_by", "sort_order")
             if name in self.request.query_arguments
         }
-        jobs = await upstream.get("/api/jobs", **asked)
+        async with upstream.open("GET", "/api/jobs", params=asked) as response:
+            if response.status != HTTPStatus.OK:
+                await copy_answer(response, self)
+                return
+            jobs = loads(await response.read())
         limit, offset = self._number("limit"), self._number("offset") or 0
         self.finish(isolation.my_jobs(jobs, mine, limit, offset))
 
@@ -72,4 +78,4 @@ class Views(GatewayCall):
 
     def _number(self, name: str) -> int | None:
         text = self.get_query_argument(name, "")
-        return int(text) if text.isdigit() else None
+        return int(text) if text.isdecimal() else None
