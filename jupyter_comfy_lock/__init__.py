@@ -107,6 +107,27 @@ def __dir__() -> list[str]:
 class _Comfy(ModuleType):
     """The module itself, so that `comfy.locked_server` can be read and assigned."""
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set what there is; a misspelt `locked_server` would seem to lock and do nothing.
+
+        Raises:
+            AttributeError: there is no such public name, or it is read-only.
+        """
+        if name == "url":
+            msg = "comfy.url is read-only: it leads to whatever comfy.locked_server is"
+            raise AttributeError(msg)
+        known = name.startswith("_") or name in vars(self) or name in _HOMES
+        # The import system sets each submodule on its package.
+        if known or name == "locked_server" or isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+            return
+        msg = (
+            f"module {__name__!r} has no attribute {name!r}; to lock a ComfyServer, assign its "
+            "id to comfy.locked_server (None releases)"
+        )
+        # Without `name` and `obj`: Python would guess at another name after the one we tell.
+        raise AttributeError(msg)
+
     @property
     def locked_server(self) -> str | None:
         """The id of the ComfyServer that this kernel has locked, or None."""
@@ -120,8 +141,14 @@ class _Comfy(ModuleType):
 
         if comfy_id is None:
             release()
-        else:
+        elif isinstance(comfy_id, str):
             lock(comfy_id)
+        else:
+            msg = (
+                "comfy.locked_server must be the id of a ComfyServer (a str) or None, not "
+                f"{type(comfy_id).__name__}"
+            )
+            raise TypeError(msg)
 
     @property
     def url(self) -> str:

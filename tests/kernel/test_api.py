@@ -73,6 +73,41 @@ class TestLockedServer:
         with pytest.raises(comfy.UnknownComfy, match="gpu-1, gpu-2"):
             comfy.locked_server = "gpu-9"
 
+    @pytest.mark.parametrize("value", [3, True, b"gpu-1", ["gpu-1"]])
+    def test_assigning_anything_else_says_what_it_takes(self, value, jupyter):
+        wanted = rf"id of a ComfyServer \(a str\) or None, not {type(value).__name__}"
+        with pytest.raises(TypeError, match=wanted):
+            comfy.locked_server = value
+        assert jupyter.calls == []
+
+    def test_a_misspelt_name_cannot_be_assigned_and_names_the_right_one(self, jupyter):
+        with pytest.raises(AttributeError, match=r"'lock_server'.*comfy\.locked_server"):
+            comfy.lock_server = "gpu-1"
+        assert not hasattr(comfy, "lock_server")
+        assert jupyter.calls == []
+
+    def test_the_url_cannot_be_assigned(self):
+        with pytest.raises(AttributeError, match=r"comfy\.url is read-only"):
+            comfy.url = "http://127.0.0.1:8188"
+
+
+def test_what_the_module_has_can_be_replaced_and_put_back(monkeypatch):
+    monkeypatch.setattr(comfy, "submit", len)
+    assert comfy.submit("abc") == 3
+    monkeypatch.undo()
+    assert comfy.submit is not len
+
+
+def test_the_import_system_can_set_submodules_and_reload_the_package():
+    code = """
+import warnings; warnings.simplefilter("error")
+import importlib, types, jupyter_comfy_lock as comfy
+import jupyter_comfy_lock.kernel.views, jupyter_comfy_lock.domain.errors
+assert isinstance(comfy.kernel, types.ModuleType) and isinstance(comfy.domain, types.ModuleType)
+assert importlib.reload(comfy) is comfy
+"""
+    assert loaded_after(code) == set()
+
 
 @pytest.mark.usefixtures("session")
 class TestLock:
