@@ -113,7 +113,11 @@ class Task:
 
     @property
     def state(self) -> str:
-        """Where the task is: queued, running, succeeded, failed, cancelled, lost."""
+        """Where the task is.
+
+        Before its end registered (on its way to the ComfyServer), queued, running; after it
+        succeeded, failed, cancelled, rejected (the ComfyServer refused it), lost.
+        """
         self._freshen()
         return self._json["state"]
 
@@ -274,13 +278,12 @@ class Task:
     def _outcome(self) -> "Task":
         """Return the task if it succeeded; raise how it ended otherwise."""
         state, name = TaskState(self._json["state"]), self._name()
-        # "cancelled" as the reason of a cancellation tells nothing more.
-        why = f": {self.reason}" if self.reason and self.reason != state else ""
+        why = f": {self.reason}" if self.reason else ""
         facts = {"task_id": self.id, "comfy_id": self.comfy_id, "kernel": self._home.kernel}
         if state is TaskState.SUCCEEDED:
             return self
         if state is TaskState.CANCELLED:
-            msg = f"{name} was cancelled{why}. Submit it again if you still want it."
+            msg = f"{name} was cancelled{_by(self.reason)}. Submit it again if you still want it."
             raise TaskCancelled(msg, **facts)
         if state is TaskState.REJECTED:
             raise PromptRejected(self.reason or f"{name} was refused; nothing ran.", **facts)
@@ -358,6 +361,20 @@ class _Patience:
         if now - self._since >= PATIENCE_S:
             msg = f"Cannot tell how task {task.id} on {task.comfy_id} goes on. {error.message}"
             raise NoServerExtension(msg, **error.details) from error
+
+
+def _by(reason: str | None) -> str:
+    """Return what follows "was cancelled": by whom, or because of what."""
+    # "cancelled" as the reason of a cancellation tells nothing more.
+    if not reason or reason == TaskState.CANCELLED:
+        return ""
+    if reason.startswith("by "):
+        return f" {reason}"
+    if reason.startswith("its "):
+        return f" because {reason}"
+    if reason.startswith(("interrupted", "deleted ", "stopped ")):
+        return f" because it was {reason}"
+    return f": {reason}"
 
 
 def _at_most(seconds: float, deadline: float | None) -> float:

@@ -73,10 +73,30 @@ def test_a_failure_names_task_kernel_node_and_the_comfyservers_traceback(jupyter
     assert task.error.message == "boom"
 
 
-def test_a_cancelled_task_says_why(jupyter, task):
-    jupyter.change(task.id, state="cancelled", reason="by its kernel")
-    with pytest.raises(TaskCancelled, match="by its kernel"):
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("by its kernel", "was cancelled by its kernel."),
+        ("by the Jupyter user", "was cancelled by the Jupyter user."),
+        ("its kernel ended: it died", "was cancelled because its kernel ended: it died."),
+        (
+            "its Jupyter server was stopped",
+            "was cancelled because its Jupyter server was stopped.",
+        ),
+        ("interrupted", "was cancelled because it was interrupted."),
+        ("deleted from the queue", "was cancelled because it was deleted from the queue."),
+        ("stopped on the ComfyServer", "was cancelled because it was stopped on the ComfyServer."),
+        ("no more power", "was cancelled: no more power."),
+        ("cancelled", "was cancelled."),
+        (None, "was cancelled."),
+    ],
+)
+def test_a_cancelled_task_says_why_in_a_whole_sentence(jupyter, task, reason, said):
+    jupyter.change(task.id, state="cancelled", reason=reason)
+    with pytest.raises(TaskCancelled) as cancelled:
         task.wait(timeout=20)
+    assert f"{said} Submit it again" in str(cancelled.value)
+    assert task.reason == reason
 
 
 def test_a_lost_task_says_why(jupyter, task):
