@@ -136,7 +136,7 @@ class _Comfy(ModuleType):
         return locked_server()
 
     @locked_server.setter
-    def locked_server(self, comfy_id: str | None) -> None:
+    def locked_server(self, comfy_id: object) -> None:
         from jupyter_comfy_lock.kernel.api import lock, release  # noqa: PLC0415 - as _HOMES
 
         if comfy_id is None:
