@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib
 import signal
 import tempfile
@@ -30,6 +31,10 @@ MAX_BODY_BYTES = 100 * 1024 * 1024
 
 #: How long `stop` waits for a node that does not look whether it should stop.
 STOP_TIMEOUT_S = 5.0
+
+
+class CannotListen(OSError):
+    """The address cannot be listened on; `strerror` says which and why."""
 
 
 class EmbeddedComfy:
@@ -73,7 +78,7 @@ class EmbeddedComfy:
         """Answer requests and run prompts.
 
         Raises:
-            OSError: the port is taken; nothing was started.
+            CannotListen: the port is taken, for example; nothing was started.
         """
         async with contextlib.AsyncExitStack() as stack:
             folders = Folders(self._make_base(stack))
@@ -88,8 +93,7 @@ class EmbeddedComfy:
             stack.push_async_callback(runner.cleanup)
             stack.push_async_callback(hub.stop)
             await runner.setup()
-            site = web.TCPSite(runner, self.host, self.port)
-            await site.start()
+            await self._listen(runner)
             self.port = runner.addresses[0][1]
             worker = threading.Thread(
                 target=Executor(self._nodes, folders, hub, queue).work,
@@ -118,6 +122,19 @@ class EmbeddedComfy:
         tb: TracebackType | None,
     ) -> None:
         await self.stop()
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        try:
+            await web.TCPSite(runner, self.host, self.port).start()
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            reason = (
+                "is taken (address already in use)"
+                if taken
+                else f"cannot be listened on ({error.strerror})"
+            )
+            msg = f"Port {self.port} of {self.host} {reason}"
+            raise CannotListen(error.errno, msg) from error
 
     def _make_base(self, stack: contextlib.AsyncExitStack) -> Path:
         if self._base_directory is not None:
@@ -169,7 +186,7 @@ def serve(
 
     Raises:
         ImportError: see `load_nodes`.
-        OSError: the port is taken.
+        CannotListen: the port is taken, for example.
     """
     comfy = EmbeddedComfy(
         name,
