@@ -1,9 +1,11 @@
 """`jupyter comfy-lock`: the command line."""
 
+import errno
 import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from jupyter_comfy_lock import __version__
 
@@ -39,9 +41,16 @@ def serve(
 
     Prints its name and URL when it answers, and serves until Ctrl-C.
     """
-    from jupyter_comfy_lock.embedded import serve as serve_embedded
+    from jupyter_comfy_lock.embedded.server import CannotListen
+    from jupyter_comfy_lock.embedded.server import serve as serve_embedded
 
-    serve_embedded(name, host, port, base_directory, nodes_modules)
+    try:
+        serve_embedded(name, host, port, base_directory, nodes_modules)
+    except CannotListen as error:
+        taken = error.errno == errno.EADDRINUSE
+        hint = "; choose another with --port, or 0 for any free one." if taken else "."
+        msg = f"{error.strerror}{hint}"
+        raise click.ClickException(msg) from None
 
 
 @main.command()
@@ -65,14 +74,22 @@ def serve(
     help="Port of JupyterLab; the next free one if it is taken.",
 )
 @click.option("--no-browser", is_flag=True, help="Start JupyterLab without opening it.")
-def demo(*, check: bool, directory: Path, port: int, no_browser: bool) -> None:
+@click.pass_context
+def demo(
+    context: click.Context, *, check: bool, directory: Path, port: int, no_browser: bool
+) -> None:
     """Try it: two embedded servers, and JupyterLab with notebooks that use them."""
     from jupyter_comfy_lock.demo.check import run_check
     from jupyter_comfy_lock.demo.lab import run_lab
-    from jupyter_comfy_lock.demo.stage import StageError
+    from jupyter_comfy_lock.demo.stage import StageError, orderly_exit
 
+    for name in ("directory", "port"):
+        if check and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            msg = f"--{name} is for JupyterLab; --check uses a temporary folder and a free port."
+            raise click.UsageError(msg)
     try:
-        sys.exit(run_check() if check else run_lab(directory, port, browser=not no_browser))
+        with orderly_exit():
+            sys.exit(run_check() if check else run_lab(directory, port, browser=not no_browser))
     except StageError as error:
         raise click.ClickException(str(error)) from None
 

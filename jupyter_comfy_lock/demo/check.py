@@ -4,7 +4,6 @@ Each notebook is a session of a real Jupyter server with a real kernel, as in Ju
 """
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -116,7 +115,8 @@ def _jupyter(here: Stage) -> Iterator[httpx.Client]:
     with (
         log.open("w") as output,
         process(
-            [sys.executable, "-m", "jupyter_server", "--no-browser"],
+            "jupyter_server",
+            "--no-browser",
             env=here.environment(),
             stdout=output,
             stderr=output,

@@ -1,14 +1,12 @@
 """The demo in JupyterLab."""
 
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
-from jupyter_comfy_lock.demo.stage import Stage, StageError, stage
+from jupyter_comfy_lock.demo.stage import Stage, StageError, process, stage
 
 FIRST_NOTEBOOK = "01_first_light.ipynb"
 
@@ -31,18 +29,14 @@ def run_lab(directory: Path, port: int, *, browser: bool) -> int:
                 f"[bold]{comfy['id']}[/] embedded ComfyUI-compatible server {comfy['url']}"
             )
         console.print(f"Notebooks and pictures are kept in {here.directory}. Ctrl-C ends the demo.")
-        command = [sys.executable, "-m", "jupyterlab"]
-        lab = subprocess.Popen(
-            command if browser else [*command, "--no-browser"],
-            env=here.environment(),
-            cwd=here.notebooks,
-        )
-        while True:
-            try:
-                return lab.wait()
-            except KeyboardInterrupt:
-                # Jupyter, in the same terminal, got it too and asks whether it is meant.
-                continue
+        options = [] if browser else ["--no-browser"]
+        with process("jupyterlab", *options, env=here.environment(), cwd=here.notebooks) as lab:
+            while True:
+                try:
+                    return lab.wait()
+                except KeyboardInterrupt:
+                    # Jupyter, in the same terminal, got it too and asks whether it is meant.
+                    continue
 
 
 def notebooks_folder() -> Path:

@@ -2,13 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
 
 #: Seconds that a process may take to stop before it is killed.
 _STOP_S = 10.0
@@ -33,7 +38,7 @@ class Stage:
     @property
     def runtime(self) -> Path:
         """Where Jupyter writes which servers and kernels run."""
-        return self.directory / "jupyter" / "runtime"
+        return _runtime(self.directory)
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the demo's Jupyter: its own, whatever this user's is like."""
@@ -74,6 +79,10 @@ class Stage:
 _NEWS = "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
 
 
+def _runtime(directory: Path) -> Path:
+    return directory / "jupyter" / "runtime"
+
+
 def _write(path: Path, settings: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings, indent=2))
@@ -84,10 +93,11 @@ def stage(directory: Path, comfy_ids: Sequence[str]) -> Iterator[Stage]:
     """Start one embedded server for each id, and stop them in the end.
 
     Raises:
-        StageError: one of them did not start.
+        StageError: one of them did not start, or another demo runs in `directory`.
     """
     directory = directory.resolve()
     with ExitStack() as stack:
+        stack.enter_context(_alone_in(directory))
         pool = tuple(
             {
                 "id": comfy_id,
@@ -101,31 +111,97 @@ def stage(directory: Path, comfy_ids: Sequence[str]) -> Iterator[Stage]:
 
 
 @contextmanager
-def process(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[str]"]:
-    """Run a command for as long as the block lasts, and have it stop in an orderly way."""
-    started = subprocess.Popen(command, text=True, **options)
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Keep other demos out of `directory`; the system lets them in when this process is gone."""
+    directory.mkdir(parents=True, exist_ok=True)
     try:
-        yield started
+        with FileLock(directory / "demo.lock", timeout=0):
+            yield
+    except Timeout:
+        url = _running_url(directory)
+        at = f" at {url}" if url else ""
+        msg = (
+            f"A demo runs in {directory} already{at}. "
+            "Use that one, or choose another folder with --directory."
+        )
+        raise StageError(msg) from None
+
+
+def _running_url(directory: Path) -> str | None:
+    """Return where the JupyterLab of the demo in `directory` answers, if it does yet."""
+    for path in _runtime(directory).glob("jpserver-*.json"):
+        # One that was killed leaves its file behind; one that starts has written half of it.
+        with suppress(OSError, ValueError, KeyError):
+            about = json.loads(path.read_text())
+            if psutil.pid_exists(about["pid"]):
+                return f"{about['url']}lab?token={about['token']}"
+    return None
+
+
+@contextmanager
+def orderly_exit() -> Iterator[None]:
+    """Have SIGTERM, and SIGHUP of a closed terminal, leave the block by `SystemExit`."""
+    numbers = [signal.SIGTERM]
+    # Who started it with nohup means it to go on.
+    if os.name != "nt" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+
+    def leave(number: int, _: FrameType | None) -> None:
+        for each in numbers:
+            # The second must not disturb what the first has begun.
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
     finally:
-        started.terminate()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def process(module: str, *arguments: str, **options: Any) -> Iterator["subprocess.Popen[str]"]:
+    """Run a Python module for as long as the block lasts, and have it stop in an orderly way.
+
+    It stops too when this process is killed; not on Windows.
+    """
+    with ExitStack() as tether:
+        command = [module, *arguments]
+        if os.name != "nt":
+            theirs, ours = os.pipe()
+            tether.callback(os.close, ours)
+            tether.callback(os.close, theirs)
+            command = ["jupyter_comfy_lock.demo.tether", str(theirs), *command]
+            options["pass_fds"] = (theirs,)
+        started = subprocess.Popen([sys.executable, "-m", *command], text=True, **options)
         try:
-            started.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
+            yield started
+        finally:
+            _stop(started)
+
+
+def _stop(started: "subprocess.Popen[str]") -> None:
+    started.terminate()
+    try:
+        started.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        started.kill()
+        started.wait()
 
 
 @contextmanager
 def _embedded(comfy_id: str, directory: Path) -> Iterator[str]:
     """Run an embedded server and give its URL."""
     directory.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "jupyter_comfy_lock.cli", "serve", "--name", comfy_id]
+    command = ["jupyter_comfy_lock.cli", "serve", "--name", comfy_id]
     log = directory / "log"
     with (
         log.open("w") as stderr,
         # A session of its own: Ctrl-C is for Jupyter, which asks back; this ends with the demo.
         process(
-            [*command, "--base-directory", str(directory)],
+            *command,
+            *("--base-directory", str(directory)),
             stdout=subprocess.PIPE,
             stderr=stderr,
             start_new_session=True,
