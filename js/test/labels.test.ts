@@ -128,6 +128,30 @@ test('a bar is never under or over full', () => {
   assert.equal(nodeShare(task({ state: 'running', progress: over })), 1);
 });
 
+test('the bar of the task counts what is done of the running node', () => {
+  const first = {
+    ...STEPS,
+    nodes_done: 0,
+    nodes_total: 4,
+    node_class: 'DemoSampler',
+    value: 19,
+    max: 25
+  };
+  const running = task({ state: 'running', progress: first });
+  assert.equal(nodeShare(running), 0.19);
+  assert.equal(detail(running), 'gpu-1 · 0 of 4 nodes · DemoSampler 19/25');
+});
+
+test('a node of one step, and one that is not counted, add nothing to that bar', () => {
+  const half = { ...STEPS, nodes_done: 2, nodes_total: 4, value: 1, max: 2 };
+  for (const progress of [
+    { ...half, max: 1 },
+    { ...half, node_id: '1.0.0.2' }
+  ]) {
+    assert.equal(nodeShare(task({ state: 'running', progress })), 0.5);
+  }
+});
+
 test('no task, and a task of an unknown shape, can be read', () => {
   assert.equal(readTask({}), null);
   assert.equal(readTask(null), null);

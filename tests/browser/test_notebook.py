@@ -17,6 +17,7 @@ TIMEOUT_MS = 60_000
 RUN_ALL = "void window.jupyterapp.commands.execute('notebook:run-all-cells')"
 IDLE = """window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status
           === 'idle'"""
+KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
 # The kernel is busy until the task has ended: what the person sees and does must not need it.
 CELL = """
 import jupyter_comfy_lock as comfy
@@ -81,3 +82,21 @@ def test_cancel_works_while_the_cell_runs(comfy_pool: list[dict[str, str]], tmp_
         page.locator(".jp-ComfyTask-cancel").click()
         expect(badge).to_have_text("cancelled", timeout=TIMEOUT_MS)
         expect(page.get_by_text("TaskCancelled")).to_be_visible()
+
+
+def test_the_end_of_a_task_whose_kernel_was_restarted_is_shown(
+    comfy_pool: list[dict[str, str]], tmp_path: Path
+) -> None:
+    with (
+        jupyter_server(comfy_pool, folder=tmp_path, app="jupyterlab") as server,
+        chromium() as browser,
+    ):
+        write_notebook(server, steps=1000, delay=0.1)
+        page = browser.new_page()
+        open_and_run(page, server, "lab/tree")
+        badge = page.locator(".jp-ComfyTask-badge")
+        expect(badge).to_have_text("running", timeout=TIMEOUT_MS)
+        page.evaluate(f"{KERNEL}.restart()")
+        expect(badge).to_have_text("cancelled", timeout=20_000)
+        expect(page.get_by_role("status").filter(has_text="its kernel ended")).to_be_visible()
+        expect(page.locator(".jp-ComfyTask-cancel")).to_be_hidden()

@@ -63,7 +63,9 @@ def test_a_running_task_shows_where_it_is_and_how_far() -> None:
         expect(view.locator(".jp-ComfyTask-badge")).to_have_text("running")
         expect(view.get_by_role("status")).to_have_text("gpu-1 · 3 of 7 nodes · KSampler 12/20")
         nodes, step = view.get_by_role("progressbar").all()
-        expect(nodes).to_have_attribute("aria-valuenow", "43")
+        # Three of seven, and of the fourth what is done of it.
+        expect(nodes).to_have_attribute("aria-valuenow", "51")
+        expect(nodes).to_have_attribute("aria-valuetext", "3 of 7 nodes")
         expect(step).to_have_attribute("aria-valuenow", "60")
         expect(step).to_have_attribute("aria-valuetext", "KSampler 12/20")
 
@@ -134,6 +136,49 @@ def test_a_cancel_that_is_refused_says_why_and_can_be_tried_again() -> None:
         page.get_by_role("button", name="Cancel").click()
         expect(page.get_by_text("Could not cancel: not your task")).to_be_visible()
         expect(page.get_by_role("button", name="Cancel")).to_be_enabled()
+
+
+def test_the_end_is_asked_of_the_jupyter_server_when_the_kernel_is_silent() -> None:
+    with widget_page() as (page, server):
+        server.task = (200, task(state="cancelled", reason="its kernel ended: it was restarted"))
+        show(page)
+        expect(page.locator(".jp-ComfyTask-badge")).to_have_text("cancelled")
+        expect(page.get_by_role("status")).to_have_text(
+            "gpu-1 · its kernel ended: it was restarted"
+        )
+        expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+        assert server.looks == 1
+        # What the kernel had sent before it died may come late.
+        show(page)
+        expect(page.locator(".jp-ComfyTask-badge")).to_have_text("cancelled")
+
+
+def test_after_a_cancel_the_jupyter_server_is_asked_at_once() -> None:
+    with widget_page() as (page, server):
+        page.clock.install()  # no time passes
+        server.task = (200, task(state="cancelled", reason="by the Jupyter user"))
+        show(page)
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("status")).to_have_text("gpu-1 · by the Jupyter user")
+
+
+def test_a_page_that_is_seen_again_asks_at_once() -> None:
+    with widget_page() as (page, server):
+        page.clock.install()
+        server.task = (200, task(state="succeeded"))
+        show(page)
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        expect(page.locator(".jp-ComfyTask-badge")).to_have_text("succeeded")
+
+
+def test_a_task_that_the_jupyter_server_does_not_know_is_not_shown_as_running() -> None:
+    with widget_page() as (page, server):
+        server.task = (404, {"code": "unknown_task", "message": "no such task"})
+        show(page)
+        badge = page.locator(".jp-ComfyTask-badge")
+        expect(badge).to_have_text("unknown to the Jupyter server")
+        expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+        expect(page.get_by_role("progressbar")).to_have_count(0)
 
 
 def test_a_failed_task_shows_node_class_and_exception_and_hides_the_traceback() -> None:

@@ -49,7 +49,7 @@ CONFIG = """<script id="jupyter-config-data" type="application/json">%s</script>
 
 
 class FakeJupyter(ThreadingHTTPServer):
-    """Serves the page, pictures and a cancel; remembers what was asked."""
+    """Serves the page, a task, pictures and a cancel; remembers what was asked."""
 
     daemon_threads = True
 
@@ -57,6 +57,10 @@ class FakeJupyter(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.in_jupyter = in_jupyter
         self.cancel_status = 202
+        #: The answer to `GET tasks/t-1`; a server that is starting, until a test says otherwise.
+        self.task: tuple[int, dict[str, Any]] = (503, {})
+        #: How often it was asked for.
+        self.looks = 0
         #: (method, path below the base URL, X-XSRFToken) in order.
         self.asked: list[tuple[str, str, str | None]] = []
 
@@ -73,6 +77,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif name in ("widget.js", "widget.css"):
             kind = "text/javascript" if name.endswith("js") else "text/css"
             self._answer(200, kind, (STATIC / name).read_bytes())
+        elif name == "comfy-lock/api/tasks/t-1":
+            assert self.headers.get("X-XSRFToken") == XSRF
+            self.server.looks += 1
+            status, body = self.server.task
+            self._answer(status, "application/json", json.dumps(body).encode())
         elif name.startswith("comfy-lock/api/tasks/"):
             self._remember(name)
             self._answer(200, "image/png", picture(len(self.server.asked)))

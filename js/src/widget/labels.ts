@@ -91,8 +91,12 @@ export function share(done: number, total: number): number | null {
   return total > 0 ? Math.min(1, Math.max(0, done / total)) : null;
 }
 
-export function nodeShare({ progress }: Task): number | null {
-  return share(progress.nodesDone, progress.nodesTotal);
+/** The nodes that are done, and as much of the running one as is done of it. */
+export function nodeShare(task: Task): number | null {
+  const { nodesDone, nodesTotal, nodeId } = task.progress;
+  // A node that another one expanded to ("1.0.0.2") is not among the nodes that are counted.
+  const part = nodeId.includes('.') ? null : stepShare(task);
+  return share(nodesDone + (part ?? 0), nodesTotal);
 }
 
 /** A node of one step has no steps to show. */

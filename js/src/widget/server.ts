@@ -33,30 +33,36 @@ export class JupyterPage {
    * @throws Error naming the status that is not a success.
    */
   async bytes(path: string, signal: AbortSignal): Promise<Blob> {
-    return (await this._request('GET', path, signal)).blob();
+    return (await checked(await this._send('GET', path, signal))).blob();
+  }
+
+  /**
+   * Fetch the JSON at `path`; null where there is nothing (404).
+   *
+   * @throws Error naming any other status that is not a success.
+   */
+  async json(path: string, signal: AbortSignal): Promise<unknown> {
+    const response = await this._send('GET', path, signal);
+    return response.status === 404 ? null : (await checked(response)).json();
   }
 
   /** @throws Error naming the status that is not a success. */
   async post(path: string, signal: AbortSignal): Promise<void> {
-    await this._request('POST', path, signal);
+    await checked(await this._send('POST', path, signal));
   }
 
-  private async _request(
+  private _send(
     method: 'GET' | 'POST',
     path: string,
     signal: AbortSignal
   ): Promise<Response> {
-    const response = await fetch(this.url(path), {
+    return fetch(this.url(path), {
       method,
       signal,
       credentials: 'same-origin',
       headers: this._headers(),
       ...(method === 'POST' ? { body: '{}' } : {})
     });
-    if (!response.ok) {
-      throw new Error(await complaint(response));
-    }
-    return response;
   }
 
   private _headers(): Record<string, string> {
@@ -66,6 +72,13 @@ export class JupyterPage {
       ...(this._token ? { Authorization: `token ${this._token}` } : {})
     };
   }
+}
+
+async function checked(response: Response): Promise<Response> {
+  if (!response.ok) {
+    throw new Error(await complaint(response));
+  }
+  return response;
 }
 
 async function complaint(response: Response): Promise<string> {

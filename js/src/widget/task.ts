@@ -21,6 +21,7 @@ export interface Task {
 export interface Progress {
   readonly nodesDone: number;
   readonly nodesTotal: number;
+  readonly nodeId: string;
   readonly nodeClass: string;
   readonly value: number;
   readonly max: number;
@@ -50,10 +51,34 @@ export interface DroppedOutput {
   readonly reasons: readonly string[];
 }
 
+/** The states before the end, in their order. */
+const PENDING = ['registered', 'queued', 'running'];
 const ENDED = new Set(['succeeded', 'failed', 'cancelled', 'rejected', 'lost']);
+/** In place of a state: what became of the task cannot be found out. */
+const UNKNOWN = 'unknown to the Jupyter server';
 
 export function hasEnded(task: Task): boolean {
   return ENDED.has(task.state);
+}
+
+/** Whether the task goes on, as far as anybody knows. */
+export function isLive(task: Task): boolean {
+  return !hasEnded(task) && task.state !== UNKNOWN;
+}
+
+/** `task`, which the Jupyter server does not know; itself when its end was seen. */
+export function unknown(task: Task): Task {
+  return hasEnded(task) ? task : { ...task, state: UNKNOWN, reason: '' };
+}
+
+/** The newer of what is `shown` and what was `told`: a task never goes back. */
+export function newest(shown: Task | null, told: Task): Task {
+  const older = shown?.id === told.id && rank(told) < rank(shown);
+  return older ? shown : told;
+}
+
+function rank(task: Task): number {
+  return hasEnded(task) ? PENDING.length : PENDING.indexOf(task.state);
 }
 
 /** The task in `data`; null when there is none yet. */
@@ -88,6 +113,7 @@ function readProgress(data: unknown): Progress {
   return {
     nodesDone: number(progress['nodes_done']),
     nodesTotal: number(progress['nodes_total']),
+    nodeId: text(progress['node_id']),
     nodeClass: text(progress['node_class']),
     value: number(progress['value']),
     max: number(progress['max']),

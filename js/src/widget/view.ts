@@ -11,7 +11,7 @@ import {
 } from './labels';
 import { Picture, zoom } from './pictures';
 import type { JupyterPage } from './server';
-import { hasEnded } from './task';
+import { hasEnded, isLive } from './task';
 import type { Task, TaskFile } from './task';
 
 /** What the view asks of whoever shows it. */
@@ -68,7 +68,7 @@ export class TaskView {
     put(this._badge, task?.state ?? 'waiting');
     put(this._text, task === null ? '' : detail(task));
     this._head.title = task === null ? '' : line(task);
-    this._cancel.hidden = task === null || hasEnded(task);
+    this._cancel.hidden = task === null || !isLive(task);
     if (task !== null) {
       this._drawProgress(task);
       this._drawFiles(task);
@@ -77,7 +77,6 @@ export class TaskView {
   }
 
   private _drawProgress(task: Task): void {
-    const live = !hasEnded(task);
     const { progress } = task;
     const moving = task.state === 'running';
     this._nodes.draw(moving ? nodeShare(task) : null, nodes(progress));
@@ -85,12 +84,12 @@ export class TaskView {
     if (this._preview === null) {
       return;
     }
-    if (live && progress.preview > 0) {
+    if (isLive(task) && progress.preview > 0) {
       const id = encodeURIComponent(task.id);
       const version = `?v=${progress.preview}`;
       this._preview.show(`${this.apiPath}tasks/${id}/preview${version}`);
     }
-    if (!live) {
+    if (hasEnded(task)) {
       this._preview.node.remove();
     }
   }
@@ -180,7 +179,7 @@ export class TaskView {
   private readonly _badge = element('span', 'badge');
   private readonly _text = element('span', 'text');
   private readonly _cancel = element('button', 'cancel');
-  private readonly _nodes = new Bar('nodes', 'Nodes done');
+  private readonly _nodes = new Bar('nodes', 'Progress of the task');
   private readonly _steps = new Bar('steps', 'Steps of this node');
   private readonly _gallery = element('div', 'gallery');
   private readonly _notes = element('ul', 'notes');
