@@ -147,6 +147,7 @@ class ComfyLock(ExtensionApp):
         """Let go of everything: the Jupyter server stops."""
         if self._services is None:
             return
+        self._services = None
         atexit.unregister(self._stop_without_loop)
         for stop in (
             self._health.stop,

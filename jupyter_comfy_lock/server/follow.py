@@ -72,13 +72,15 @@ class Follower:
 
     async def _look_home(self, comfy_id: ComfyId, lives: list[LiveTask]) -> None:
         upstream = self._upstreams.get(comfy_id)
-        if upstream is not None:
-            await self._look_at(upstream, lives)
-            return
-        # Taken over from a Jupyter server that had another pool.
-        why = f"ComfyServer {comfy_id!r} is no longer in the pool"
+        at_home = [live for live in lives if upstream and upstream.comfy.url == live.task.lock.url]
+        if upstream is not None and at_home:
+            await self._look_at(upstream, at_home)
         for live in lives:
-            await self._tasks.end(live, Outcome(state=TaskState.LOST, reason=why))
+            if live not in at_home:
+                # Taken over from a Jupyter server that had another pool.
+                url = live.task.lock.url
+                why = f"ComfyServer {comfy_id!r} at {url} is no longer in the pool"
+                await self._tasks.end(live, Outcome(state=TaskState.LOST, reason=why))
 
     async def _look_at(self, upstream: Upstream, lives: list[LiveTask]) -> None:
         comfy_id = upstream.comfy.comfy_id

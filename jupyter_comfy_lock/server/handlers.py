@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
+from uuid import uuid4
 
 from jupyter_core.utils import ensure_async
 from jupyter_server.auth.decorator import allow_unauthenticated
@@ -22,7 +23,7 @@ from jupyter_comfy_lock.domain.errors import (
 )
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, Mode, lock_to_json
 from jupyter_comfy_lock.domain.pool import comfy_to_json
-from jupyter_comfy_lock.domain.task import Task, output_files, prompt_id
+from jupyter_comfy_lock.domain.task import Task, TaskId, output_files, prompt_id
 from jupyter_comfy_lock.server.holders import Holder
 from jupyter_comfy_lock.server.live import task_to_json
 from jupyter_comfy_lock.server.relay import (
@@ -279,15 +280,14 @@ class TasksHandler(ComfyLockHandler):
         task_id = prompt_id(body.get("task_id"))
         if task_id is None and body.get("task_id") is not None:
             raise BadRequest(field="task_id", why="must be a UUID or null")
-        sent = self.services.tasks.live(task_id) if task_id else None
-        if sent is not None and sent.task.holder_id == holder.holder_id:
-            # Our answer was lost, and the kernel asks again.
-            self.finish(sent.to_json())
-            return
-        live, _ = await self.services.submitter.submit(
-            holder.holder_id, holder.name, body.get("prompt"), extra_data, task_id=task_id
+        live, is_new = await self.services.submitter.submit_once(
+            holder.holder_id,
+            holder.name,
+            body.get("prompt"),
+            extra_data,
+            task_id or TaskId(str(uuid4())),
         )
-        self.set_status(HTTPStatus.CREATED)
+        self.set_status(HTTPStatus.CREATED if is_new else HTTPStatus.OK)
         self.finish(live.to_json())
 
 
@@ -328,7 +328,7 @@ class FileHandler(ComfyLockHandler):
             msg = f"Task {task_id} has {len(files)} file(s); there is no number {number}."
             raise UnknownFile(msg, task_id=task_id)
         file = files[int(number)]
-        upstream = self.services.locks.upstream(task.comfy_id)
+        upstream = self.services.tasks.home(task)
         async with upstream.open(
             "GET",
             "/view",

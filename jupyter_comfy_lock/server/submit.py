@@ -1,5 +1,6 @@
 """Submitting a prompt: record it, send it once, say what was refused."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -37,6 +38,33 @@ class Submitter:
         self._locks = locks
         self._stream_of = stream_of
         self._log = log
+        #: Submissions under way whose id the caller made, so that it can ask again.
+        self._under_way: dict[
+            tuple[HolderId, TaskId], asyncio.Future[tuple[LiveTask, Mapping[str, Any]]]
+        ] = {}
+
+    async def submit_once(
+        self,
+        holder_id: HolderId,
+        name: str,
+        workflow: object,
+        extra_data: Mapping[str, Any] | None,
+        task_id: TaskId,
+    ) -> tuple[LiveTask, bool]:
+        """Submit as `submit` does, but once for each id: who asks again gets the same answer.
+
+        Returns the task, and whether it was not known before.
+        """
+        key = (holder_id, task_id)
+        if key not in self._under_way:
+            known = self._tasks.live(task_id)
+            if known is not None and known.task.holder_id == holder_id:
+                return known, False
+            work = self.submit(holder_id, name, workflow, extra_data, task_id=task_id)
+            self._under_way[key] = asyncio.ensure_future(work)
+            self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key))
+        live, _ = await asyncio.shield(self._under_way[key])
+        return live, True
 
     async def submit(
         self,

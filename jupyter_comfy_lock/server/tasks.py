@@ -34,6 +34,7 @@ from jupyter_comfy_lock.domain.task import (
 from jupyter_comfy_lock.server.live import LiveTask, live_of
 from jupyter_comfy_lock.server.locks import LockService
 from jupyter_comfy_lock.server.stream import Frame
+from jupyter_comfy_lock.server.upstream import Upstream
 from jupyter_comfy_lock.store.tasks import TaskStore
 
 #: Changes before the end are told this late, and at most this often per task.
@@ -166,7 +167,7 @@ class TaskService:
         if live.finishing or not live.sent or not live.task.pending:
             return
         live.finishing = True
-        upstream = self._locks.upstream(live.task.comfy_id)
+        upstream = self.home(live.task)
         retrying = AsyncRetrying(
             retry=retry_if_result(lambda entry: entry is None),
             wait=wait_exponential(multiplier=0.005, max=0.5),
@@ -293,7 +294,7 @@ class TaskService:
             await self._cancel_upstream([live])
 
     async def _cancel_upstream(self, tasks: list[LiveTask]) -> None:
-        upstream = self._locks.upstream(tasks[0].task.comfy_id)
+        upstream = self.home(tasks[0].task)
         for live in tasks:
             live.cancel_sent_s = time.monotonic()
         await upstream.cancel([live.task.task_id for live in tasks])
@@ -312,6 +313,19 @@ class TaskService:
         if task is None or holder_id not in (None, task.holder_id):
             raise UnknownTask(task_id)
         return task
+
+    def home(self, task: Task) -> Upstream:
+        """Return the ComfyServer that the task was sent to (R5).
+
+        Raises:
+            UnknownComfy: it is in the pool no more.
+            ComfyUnreachable: its id means another URL by now, where somebody else's files are.
+        """
+        upstream = self._locks.upstream(task.comfy_id)
+        if upstream.comfy.url != task.lock.url:
+            why = f"it was at {task.lock.url} when task {task.task_id} was sent there"
+            raise ComfyUnreachable(task.comfy_id, why)
+        return upstream
 
     def live(self, task_id: str) -> LiveTask | None:
         """Return what is in memory of a task."""

@@ -9,7 +9,9 @@ from jupyter_comfy_lock.server.handlers import HANDLERS
 from tests.server import graphs
 from tests.server.world import World
 
-PATHS = [pattern.replace(r"([^/]+)", "some-id").replace(r"(\d{1,6})", "0") for pattern, _ in HANDLERS]
+PATHS = [
+    pattern.replace(r"([^/]+)", "some-id").replace(r"(\d{1,6})", "0") for pattern, _ in HANDLERS
+]
 
 
 def calls_to_everything() -> list[tuple[str, str]]:

@@ -77,7 +77,7 @@ class GatewayCall(web.RequestHandler):
             UnknownTask: it is none of this holder's.
         """
         task = await self.services.tasks.find(task_id, self.holder.holder_id)
-        return self.services.locks.upstream(task.comfy_id)
+        return self.services.tasks.home(task)
 
     def body_json(self) -> dict[str, Any]:
         """Return the body as a JSON object, {} for an empty one; 400 for anything else."""
