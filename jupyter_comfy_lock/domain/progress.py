@@ -67,7 +67,10 @@ class Progress:
             if state == "running"
         ]
         if not running:
-            return replace(self, done=done)
+            # Its steps are part of what is done now, and count once.
+            over = self.node_id in done
+            value, maximum = (0.0, 0.0) if over else (self.value, self.maximum)
+            return replace(self, done=done, value=value, maximum=maximum)
         # Several may run at once; stay with the one that is shown, so that the bar does not jump.
         node, value, maximum = next(
             (each for each in running if each[0] == self.node_id), running[-1]
