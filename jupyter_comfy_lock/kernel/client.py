@@ -57,7 +57,7 @@ class ComfyClient:
             transport=transport or _transport(place),
         )
 
-    def hello(self, instance: str, *, kernel_id: str, pid: int, name: str | None) -> HelloJson:
+    def hello(self, instance: str, *, kernel_id: str, name: str | None) -> HelloJson:
         """Say who we are; the answer has the credential for everything else."""
         authorization = self.place.authorization()
         response = self._send(
@@ -67,8 +67,6 @@ class ComfyClient:
             json={
                 "kernel_id": kernel_id,
                 "instance": instance,
-                "pid": pid,
-                "kind": self.place.kind,
                 "name": name,
             },
         )

@@ -240,7 +240,6 @@ class Session:
         return client.hello(
             self._instance,
             kernel_id=client.place.kernel_id or self._attached_id,
-            pid=self._pid,
             name=own_name(),
         )
 

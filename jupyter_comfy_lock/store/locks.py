@@ -42,8 +42,6 @@ class Grant:
     lock: Lock
     #: The holder had this very lock already (R1).
     had_it: bool
-    #: The lock that it moved away from.
-    left: Lock | None
 
 
 class LockStore:
@@ -163,7 +161,7 @@ class LockStore:
         # again, ends with that node: it is not worth having.
         had = None if old is None else (old.comfy_id, old.mode, old.node_id)
         if old is not None and had == (comfy.comfy_id, mode, node_id):
-            return Grant(lock=old, had_it=True, left=None)
+            return Grant(lock=old, had_it=True)
         _refuse_to_wander(c, comfy, holder_id, name)
         others = tuple(each for each in _held(c) if each.comfy_id == comfy.comfy_id)
         why = refusal(mode, comfy.capacity, others, holder_id)
@@ -193,8 +191,7 @@ class LockStore:
                 "state": lock.state.value,
             },
         )
-        moved = old if old is not None and old.comfy_id != comfy.comfy_id else None
-        return Grant(lock=lock, had_it=False, left=moved)
+        return Grant(lock=lock, had_it=False)
 
     def _is_alive(self, c: Connection, node_id: str) -> bool:
         now = self._clock.monotonic_us()

@@ -191,7 +191,9 @@ class FakeJupyter:
     def _hello(self, request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content)
         authorization = request.headers.get("Authorization")
-        if body["kind"] == "managed":
+        # As the server tells: a managed kernel proves itself, an attached one has the user's token.
+        proves = request.headers.get("Authorization", "").startswith("ComfyKernelProof ")
+        if proves:
             if not self.knows_kernel:
                 raise UnknownHolder
             right = f"ComfyKernelProof {KERNEL_ID}:{proof(KEY, KERNEL_ID)}"
@@ -206,8 +208,8 @@ class FakeJupyter:
             "holder_id": f"{body['kernel_id']}.{incarnation}",
             "kernel_id": body["kernel_id"],
             "incarnation": incarnation,
-            "kind": body["kind"],
-            "name": "a.ipynb" if body["kind"] == "managed" else body["name"] or "",
+            "kind": "managed" if proves else "attached",
+            "name": "a.ipynb" if proves else body["name"] or "",
         }
         self.holders = {credential: holder}
         return httpx.Response(

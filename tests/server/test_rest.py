@@ -39,7 +39,7 @@ async def start_kernel(world: World) -> tuple[str, bytes]:
 
 
 async def prove(world: World, kernel_id: str, said: str, *, named: str | None = None):
-    body = {"kernel_id": kernel_id, "instance": str(uuid4()), "pid": 1, "kind": "managed"}
+    body = {"kernel_id": kernel_id, "instance": str(uuid4())}
     headers = {"Authorization": f"ComfyKernelProof {named or kernel_id}:{said}"}
     return await world.stranger.call("POST", "holders", json=body, headers=headers)
 

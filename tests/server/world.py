@@ -296,8 +296,8 @@ class World:
         return Caller(self.base, self.session, {})
 
     async def hello(self, name: str = "", **more: Any) -> Answer:
-        body = {"kernel_id": f"attached-{uuid4()}", "instance": str(uuid4()), "pid": 1}
-        body |= {"kind": "attached", "name": name, **more}
+        body = {"kernel_id": f"attached-{uuid4()}", "instance": str(uuid4())}
+        body |= {"name": name, **more}
         return await self.user.call("POST", "holders", json=body)
 
     async def kernel(self, name: str = "", **more: Any) -> Kernel:
