@@ -67,6 +67,8 @@ def demo(tmp_path: Path, *, terminal: int = subprocess.DEVNULL) -> Iterator[Demo
     def take_terminal() -> None:
         # The first terminal that the leader of a session opens is the session's.
         os.close(os.open(os.ttyname(terminal), os.O_RDWR))
+        # Whoever started the tests may have been told to outlive its terminal (nohup).
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     with (tmp_path / "said").open("wb") as said:
         process = subprocess.Popen(
