@@ -27,6 +27,7 @@ A `code` never changes, a message may. `details` carry what a program needs to a
 """
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, ClassVar
 
 
@@ -235,13 +236,20 @@ class LockRefused(ComfyLockError):
     def __init__(
         self, comfy_id: str | None, why: str, holders: Iterable[Mapping[str, Any]]
     ) -> None:
+        known = [dict(each) for each in holders]
+        since = "; ".join(
+            f"{each.get('name') or each.get('holder_id')} since "
+            f"{datetime.fromtimestamp(each['since']):%Y-%m-%d %H:%M}"
+            for each in known
+        )
+        since = f" ({since})" if since else ""
         super().__init__(
             f"No ComfyServer can be locked now: {why}. Wait, or ask who holds one to release it."
             if comfy_id is None
-            else f"ComfyServer {comfy_id!r} cannot be locked: {why}. Nothing else was taken "
+            else f"ComfyServer {comfy_id!r} cannot be locked: {why}{since}. Nothing else was taken "
             "instead; wait, ask its holder, or lock another one: comfy.servers() lists them.",
             comfy_id=comfy_id,
-            holders=[dict(each) for each in holders],
+            holders=known,
         )
 
 

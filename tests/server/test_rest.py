@@ -199,7 +199,7 @@ async def test_a_taken_server_names_its_holder_and_nothing_else_is_taken(world: 
     assert answer.code == (409, "lock_refused")
     (holder,) = answer.json()["details"]["holders"]
     assert (holder["name"], holder["since"]) == ("a.ipynb", lock["granted_at"])
-    assert "a.ipynb holds it exclusively" in answer.json()["message"]
+    assert "a.ipynb holds it exclusively (a.ipynb since 20" in answer.json()["message"]
     assert (await b.get("locks"))["locks"] == []
 
 
