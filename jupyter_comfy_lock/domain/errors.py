@@ -15,6 +15,8 @@
   - ComfyUnsupported         it is ComfyUI, but too old
   - NoLock                   a task needs a lock, and there is none (R2)
   - LockRefused              the ComfyServer is taken (R6)
+  - LockTimeout              it was waited for, and it is still taken
+  - ComfyClosed              an operator lets nobody have the ComfyServer now
   - ServerConsistencyError   tasks are pending on another ComfyServer (R3)
   - StaleLock                the lock was lost (R7)
   - InvalidWorkflow          not a workflow that ComfyUI could run
@@ -250,6 +252,43 @@ class LockRefused(ComfyLockError):
             "instead; wait, ask its holder, or lock another one: comfy.servers() lists them.",
             comfy_id=comfy_id,
             holders=known,
+        )
+
+
+class LockTimeout(ComfyLockError, TimeoutError):
+    """The turn did not come in the time that the caller was willing to wait."""
+
+    code = "lock_timeout"
+    http_status_hint = 409
+
+    def __init__(self, wait_s: float, why: str, comfy_ids: Iterable[str]) -> None:
+        ids = list(comfy_ids)
+        super().__init__(
+            f"Waited {wait_s:g} s for {' or '.join(ids)} in vain: {why}. You are out of the line "
+            "and nothing is locked that was not before. Wait longer (wait=None: for ever), ask "
+            "its holder, or lock another one: comfy.servers() lists them.",
+            comfy_ids=ids,
+            wait_s=wait_s,
+        )
+
+
+class ComfyClosed(ComfyLockError):
+    """An operator lets nobody have the ComfyServer now."""
+
+    code = "comfy_closed"
+    http_status_hint = 409
+
+    def __init__(self, comfy_id: str, state: str, *, by: str, why: str, since: float) -> None:
+        moment = f"{datetime.fromtimestamp(since):%Y-%m-%d %H:%M}"
+        because = f": {why}" if why else ""
+        super().__init__(
+            f"ComfyServer {comfy_id!r} is {state} by {by} since {moment}{because}. It takes no "
+            "new locks until it is opened again; lock another one: comfy.servers() lists them.",
+            comfy_id=comfy_id,
+            state=state,
+            by=by,
+            why=why,
+            since=since,
         )
 
 

@@ -1,6 +1,6 @@
 """The lock: this kernel uses that ComfyServer. Its record, and its whole life as one table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NewType
@@ -8,6 +8,8 @@ from typing import Any, NewType
 ComfyId = NewType("ComfyId", str)
 #: `<kernel id>.<incarnation>`: one process life of one kernel.
 HolderId = NewType("HolderId", str)
+#: Made by whoever asks for the lock, so that asking again finds the same one.
+LockId = NewType("LockId", str)
 
 
 class Mode(StrEnum):
@@ -20,59 +22,121 @@ class Mode(StrEnum):
 class LockState(StrEnum):
     """Whether the holder may send prompts."""
 
-    HELD = "held"
-    ENDED = "ended"
+    WAITING = "waiting"  #: in line; not yet
+    HELD = "held"  #: it may
+    DRAINING = "draining"  #: not any more, but what it sent may still be on the ComfyServer
+    ENDED = "ended"  #: nothing of it is left
 
 
 class LockEvent(StrEnum):
     """What can happen to a lock."""
 
-    RELEASED = "released"  #: the user let go
+    GRANTED = "granted"  #: its turn came
+    RELEASED = "released"  #: the user let go, or left the line
     HOLDER_GONE = "holder_gone"  #: the kernel was shut down, restarted or died
     EXPIRED = "expired"  #: its node did not renew in time
+    FORCED = "forced"  #: an operator took it away
+    TIMED_OUT = "timed_out"  #: the user did not want to wait any longer
+    REFUSED = "refused"  #: its turn came, and its holder had tasks pending elsewhere (R3)
+    REPLACED = "replaced"  #: its holder has another lock on the same ComfyServer instead
+    DRAINED = "drained"  #: the ComfyServer has nothing left of it, and its node sends nothing more
 
 
-#: A lock ends once; letting go of an ended one is harmless, because a restart, a release and an
-#: expiry do meet in practice.
+class IllegalTransition(ValueError):
+    """That cannot happen to a lock in that state; the store never lets it out."""
+
+
+#: Events by which a holder stops being one, or a waiter.
+LETTING_GO = frozenset(LockEvent) - {LockEvent.GRANTED, LockEvent.DRAINED, LockEvent.REPLACED}
+
+#: The whole life of a lock. Letting go of one that was let go of is harmless, because a restart, a
+#: release and an expiry do meet in practice. Nothing leads back to HELD.
 TRANSITIONS: Mapping[LockState, Mapping[LockEvent, LockState]] = {
-    LockState.HELD: dict.fromkeys(LockEvent, LockState.ENDED),
-    LockState.ENDED: dict.fromkeys(LockEvent, LockState.ENDED),
+    LockState.WAITING: {
+        LockEvent.GRANTED: LockState.HELD,
+        **dict.fromkeys(LETTING_GO, LockState.ENDED),
+    },
+    LockState.HELD: {
+        **dict.fromkeys(LETTING_GO, LockState.DRAINING),
+        LockEvent.REPLACED: LockState.ENDED,
+    },
+    LockState.DRAINING: {
+        **dict.fromkeys(LETTING_GO, LockState.DRAINING),
+        LockEvent.REPLACED: LockState.ENDED,
+        LockEvent.DRAINED: LockState.ENDED,
+    },
+    LockState.ENDED: dict.fromkeys(
+        LETTING_GO | {LockEvent.REPLACED, LockEvent.DRAINED}, LockState.ENDED
+    ),
 }
+
+#: States in which a lock takes up room on its ComfyServer.
+ACTIVE = (LockState.HELD, LockState.DRAINING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a lock was let go of, for the one who had it."""
+
+    event: LockEvent
+    #: Seconds since the epoch.
+    at: float
+    #: The operator who took it away, and what for; "" where nobody did.
+    by: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
     """The right of one holder to use one ComfyServer."""
 
+    lock_id: LockId
     comfy_id: ComfyId
     holder_id: HolderId
     #: The node (Jupyter server process) that renews it.
     node_id: str
     mode: Mode
-    #: Strictly rising per ComfyServer and never reused.
+    #: Strictly rising, for each ComfyServer and over all of them, and never reused.
     fence: int
     #: Seconds since the epoch, wall clock: for people only, nothing is decided by it.
     granted_at: float
     #: What people call the kernel: its notebook's path where known, else "".
     name: str = ""
     state: LockState = LockState.HELD
+    ending: Ending | None = None
 
 
-def advance(lock: Lock, event: LockEvent) -> Lock:
-    """Return `lock` as it is after `event`."""
-    return replace(lock, state=TRANSITIONS[lock.state][event])
+def advance(state: LockState, event: LockEvent) -> LockState:
+    """Return the state after `event`.
+
+    Raises:
+        IllegalTransition: the event cannot happen in that state.
+    """
+    try:
+        return TRANSITIONS[state][event]
+    except KeyError:
+        msg = f"a lock that is {state} cannot be {event}"
+        raise IllegalTransition(msg) from None
+
+
+def let_go(lock: Lock, ending: Ending) -> Lock:
+    """Return `lock` as it is after that ending."""
+    return replace(lock, state=advance(lock.state, ending.event), ending=ending)
 
 
 def refusal(
-    mode: Mode, capacity: int, holders: tuple[Lock, ...], mine: HolderId | None = None
+    mode: Mode, capacity: int, locks: Iterable[Lock], mine: HolderId | None = None
 ) -> str | None:
-    """Why a lock of `mode` does not fit beside `holders`; None if it does.
+    """Why a lock of `mode` does not fit beside the active `locks`; None if it does.
 
-    `capacity` counts holders. A lock of `mine` among the holders does not stand in its own way.
+    `capacity` counts holders. A lock of `mine` among them does not stand in its own way; one that
+    drains takes up its room until it has.
     """
-    others = tuple(each for each in holders if each.holder_id != mine)
+    others = tuple(each for each in locks if each.holder_id != mine)
     exclusive = next((each for each in others if each.mode is Mode.EXCLUSIVE), None)
     if exclusive is not None:
+        if exclusive.state is LockState.DRAINING:
+            return f"{who(exclusive)} has let go of it, but its prompts have not left it yet"
         return f"{who(exclusive)} holds it exclusively"
     if mode is Mode.EXCLUSIVE and others:
         return "an exclusive lock was asked for and it is held by " + ", ".join(map(who, others))
@@ -86,7 +150,7 @@ def who(lock: Lock) -> str:
     return lock.name or f"kernel {lock.holder_id}"
 
 
-def lock_to_json(lock: Lock, *, url: str, epoch: int) -> dict[str, Any]:
+def lock_to_json(lock: Lock, *, url: str, epoch: int, foreign_prompts: int = 0) -> dict[str, Any]:
     """Return the lock as REST and events show it."""
     return {
         "comfy_id": lock.comfy_id,
@@ -97,4 +161,6 @@ def lock_to_json(lock: Lock, *, url: str, epoch: int) -> dict[str, Any]:
         "fence": lock.fence,
         "epoch": epoch,
         "granted_at": lock.granted_at,
+        "state": lock.state.value,
+        "foreign_prompts": foreign_prompts,
     }

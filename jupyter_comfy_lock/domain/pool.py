@@ -1,11 +1,12 @@
 """The pool: which ComfyServers there are, how they do, and which one to offer first."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, Mode, refusal
+from jupyter_comfy_lock.domain.line import Waiter, by_comfy, line, waiter_to_json
+from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock
 
 #: The first ComfyUI that can interrupt one prompt and takes the prompt id we give it.
 MINIMUM_VERSION = (0, 3, 57)
@@ -62,49 +63,91 @@ def version_number(text: str | None) -> tuple[int, ...]:
     return tuple(number)
 
 
-def best(
+class Access(StrEnum):
+    """Whether an operator lets holders have a ComfyServer."""
+
+    OPEN = "open"
+    DRAINING = "draining"  #: no new locks; those that are held go on
+    DISABLED = "disabled"  #: no locks at all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maintenance:
+    """What an operator has decided about a ComfyServer."""
+
+    access: Access = Access.OPEN
+    by: str = ""
+    why: str = ""
+    #: Seconds since the epoch; None where nobody has decided anything.
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occupancy:
+    """Who has which ComfyServer, and who waits for one."""
+
+    locks: Mapping[ComfyId, Collection[Lock]] = field(default_factory=dict)
+    waiters: tuple[Waiter, ...] = ()
+    maintenance: Mapping[ComfyId, Maintenance] = field(default_factory=dict)
+
+    def of(self, comfy_id: ComfyId) -> Maintenance:
+        """Return what an operator has decided about `comfy_id`."""
+        return self.maintenance.get(comfy_id, Maintenance())
+
+
+def occupancy(
+    locks: Iterable[Lock],
+    waiters: Iterable[Waiter] = (),
+    maintenance: Mapping[ComfyId, Maintenance] | None = None,
+) -> Occupancy:
+    """Return an Occupancy of the active `locks`."""
+    return Occupancy(locks=by_comfy(locks), waiters=tuple(waiters), maintenance=maintenance or {})
+
+
+def ranked(
     pool: Iterable[ComfyServer],
     status: Mapping[ComfyId, ComfyStatus],
-    locks: Iterable[Lock],
-    mode: Mode,
+    occupied: Occupancy,
     holder_id: HolderId,
-) -> ComfyServer | None:
-    """Return the ComfyServer to offer to `holder_id`: the one it has, else the least used.
+    labels: frozenset[str] = frozenset(),
+    last_used: Mapping[ComfyId, int] | None = None,
+) -> list[ComfyServer]:
+    """Return the ComfyServers that would do for `holder_id`, the best first.
 
-    Least used is by number of holders, then length of the queue, then place in the pool.
-    Only healthy ones with room are offered; None if there is none.
+    Only healthy, open ones that carry all `labels`. The one it has comes first; then those with
+    most free places, with the shortest queue, not used for longest (`last_used` is the newest
+    fence of each), in the order of the pool. Whether there is room at all is for the store to say.
     """
-    held: dict[ComfyId, list[Lock]] = {}
-    for lock in locks:
-        held.setdefault(lock.comfy_id, []).append(lock)
-    candidates = [
-        (
-            all(lock.holder_id != holder_id for lock in holders),
-            len(holders),
-            seen.queue_remaining or 0,
-            place,
-            comfy,
+    fences = last_used or {}
+
+    def key(place_and_comfy: tuple[int, ComfyServer]) -> tuple[bool, int, int, int, int]:
+        number, comfy = place_and_comfy
+        holders = {lock.holder_id for lock in occupied.locks.get(comfy.comfy_id, ())}
+        queue = line(comfy.comfy_id, occupied.waiters, occupied.locks)
+        return (
+            holder_id not in holders,
+            len(holders) + len(queue) - comfy.capacity,
+            status[comfy.comfy_id].queue_remaining or 0,
+            fences.get(comfy.comfy_id, 0),
+            number,
         )
-        for place, comfy in enumerate(pool)
-        if (seen := status.get(comfy.comfy_id, ComfyStatus())).health is Health.OK
-        and refusal(
-            mode,
-            comfy.capacity,
-            holders := tuple(held.get(comfy.comfy_id, ())),
-            holder_id,
-        )
-        is None
+
+    usable = [
+        (number, comfy)
+        for number, comfy in enumerate(pool)
+        if status.get(comfy.comfy_id, ComfyStatus()).health is Health.OK
+        and occupied.of(comfy.comfy_id).access is Access.OPEN
+        and labels <= comfy.labels
     ]
-    return min(candidates, key=lambda each: each[:4])[4] if candidates else None
+    return [comfy for _, comfy in sorted(usable, key=key)]
 
 
 def comfy_to_json(
-    comfy: ComfyServer, status: ComfyStatus, locks: Iterable[Lock], mine: HolderId | None
+    comfy: ComfyServer, status: ComfyStatus, occupied: Occupancy, mine: HolderId | None
 ) -> dict[str, Any]:
     """Return a ComfyServer with its holders as REST and events show it. Headers stay out (R10)."""
-    holders = sorted(
-        (lock for lock in locks if lock.comfy_id == comfy.comfy_id), key=lambda lock: lock.fence
-    )
+    locks = sorted(occupied.locks.get(comfy.comfy_id, ()), key=lambda lock: lock.fence)
+    decided = occupied.of(comfy.comfy_id)
     return {
         "comfy_id": comfy.comfy_id,
         "url": comfy.url,
@@ -116,8 +159,16 @@ def comfy_to_json(
         "device": status.device,
         "memory_free": status.memory_free,
         "queue_remaining": status.queue_remaining,
-        "holders": [holder_to_json(lock) for lock in holders],
-        "mine": any(lock.holder_id == mine for lock in holders),
+        "state": decided.access.value,
+        "state_by": decided.by or None,
+        "state_why": decided.why or None,
+        "state_since": decided.since,
+        "holders": [holder_to_json(lock) for lock in locks],
+        "waiting": [
+            waiter_to_json(each, occupied.waiters, occupied.locks)
+            for each in line(comfy.comfy_id, occupied.waiters, occupied.locks)
+        ],
+        "mine": any(lock.holder_id == mine for lock in locks),
     }
 
 
@@ -128,4 +179,5 @@ def holder_to_json(lock: Lock) -> dict[str, Any]:
         "name": lock.name,
         "mode": lock.mode.value,
         "since": lock.granted_at,
+        "state": lock.state.value,
     }

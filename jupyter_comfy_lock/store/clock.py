@@ -2,23 +2,14 @@
 
 import sys
 import time
-from pathlib import Path
-
-import psutil
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Clock:
-    """Time as the processes of one machine share it."""
+    """Time as one process reads it; what decides about locks compares no two machines' clocks."""
 
-    def monotonic_us(self) -> int:
-        """Microseconds since some moment of this boot; leases are counted by it.
-
-        It takes no part in corrections of the wall clock, and stands still while a laptop
-        sleeps, so that nobody's lease runs out meanwhile.
-        """
-        return time.monotonic_ns() // 1000
+    def monotonic_s(self) -> float:
+        """Seconds since some moment; by it this process observes for how long others are silent."""
+        return time.monotonic()
 
     def wall_us(self) -> int:
         """Microseconds since the epoch."""
@@ -28,9 +19,15 @@ class Clock:
         """Seconds since the epoch, for people."""
         return time.time()
 
-    def boot_id(self) -> str:
-        """Return what tells this boot of the machine from any other."""
-        if sys.platform == "linux" and _BOOT_ID.exists():
-            return _BOOT_ID.read_text().strip()
-        # Whole minutes: the moment of boot is computed and moves a little with the wall clock.
-        return str(round(psutil.boot_time() / 60))
+
+def awake_or_not_s() -> float:
+    """Seconds since some moment, counted also while this machine sleeps.
+
+    A machine that slept must not think that its lease had stood still for the others.
+    """
+    if sys.platform == "darwin":
+        # There it is `time.monotonic` that stands still.
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()

@@ -1,47 +1,85 @@
-"""Locks and the nodes that keep them: each method is one transaction."""
+"""Locks, and the line before each ComfyServer: each method is one transaction."""
 
-from dataclasses import dataclass
-from uuid import uuid4
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from jupyter_comfy_lock.domain.errors import LockRefused, ServerConsistencyError
+from jupyter_comfy_lock.domain.line import Waiter, ahead, fits, stuck
 from jupyter_comfy_lock.domain.lock import (
+    ComfyId,
+    Ending,
     HolderId,
     Lock,
     LockEvent,
+    LockId,
     LockState,
     Mode,
-    advance,
-    refusal,
 )
-from jupyter_comfy_lock.domain.pool import ComfyServer, holder_to_json
-from jupyter_comfy_lock.domain.task import Task
+from jupyter_comfy_lock.domain.pool import (
+    ComfyServer,
+    Occupancy,
+    occupancy,
+)
+from jupyter_comfy_lock.domain.request import (
+    Request,
+    open_ones,
+    refuse_other_pools,
+    refused,
+    would_wait_for_ever,
+)
 from jupyter_comfy_lock.store.database import Database
-from jupyter_comfy_lock.store.rows import lock_of, task_of
-from jupyter_comfy_lock.store.schema import locks, nodes, tasks
-
-
-class LeaseLost(Exception):
-    """The node's lease had ended before it was renewed: its locks are gone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expired:
-    """What a node left behind that was not renewed in time."""
-
-    locks: tuple[Lock, ...]
-    #: Its tasks that had not ended; they are the caller's now, and nobody else's.
-    tasks: tuple[Task, ...]
+from jupyter_comfy_lock.store.moves import Flags, Moves, Own
+from jupyter_comfy_lock.store.nodes import LeaseLost
+from jupyter_comfy_lock.store.rows import ending_of, lock_of
+from jupyter_comfy_lock.store.schema import (
+    IS_DRAINING,
+    locks,
+    meta,
+    wants,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What came of asking for a lock."""
+    """A request that has led to a lock."""
 
     lock: Lock
     #: The holder had this very lock already (R1).
-    had_it: bool
+    had_it: bool = False
+    #: The mode in which it held the same ComfyServer just before.
+    was: Mode | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A request that stands in line."""
+
+    waiter: Waiter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Over:
+    """A request that leads to no lock any more; or the lock that it led to is let go of."""
+
+    ending: Ending
+    #: The lock that it was.
+    lock: Lock | None = None
+
+
+Outcome = Grant | Waiting | Over
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """What has changed for the holders of a node."""
+
+    #: Up to where this goes.
+    rev: int
+    #: What became of each request that has changed, and whose it is.
+    outcomes: Mapping[LockId, tuple[HolderId, Outcome]]
 
 
 class LockStore:
@@ -50,211 +88,298 @@ class LockStore:
     A lock by itself stops nobody: the gateway, which sees every request, compares fences.
     """
 
-    def __init__(self, database: Database, *, ttl_s: float) -> None:
+    def __init__(self, database: Database) -> None:
         self._db = database
         self._clock = database.clock
-        self._ttl_us = round(ttl_s * 1_000_000)
+        self._moves = Moves(database)
 
-    async def join(self) -> str:
-        """Add a node, with a lease of its own, and return its id."""
-        node_id = str(uuid4())
-        row = {
-            "node_id": node_id,
-            "boot_id": self._clock.boot_id(),
-            "expires_at_us": self._clock.monotonic_us() + self._ttl_us,
-        }
-        await self._db.run(lambda c: c.execute(insert(nodes), row))
-        return node_id
+    # -- ask and let go ----------------------------------------------------------------------
 
-    async def renew(self, node_id: str) -> frozenset[int]:
-        """Renew the node's lease and return the fences of the locks that it still keeps.
+    async def ask(self, request: Request, *, wait: bool) -> Grant | Waiting:
+        """Give the holder a lock instead of the one it has, or put it in line for one.
 
-        What the caller thought it held and is not among them is lost.
-
-        Raises:
-            LeaseLost: too late.
-        """
-
-        def work(c: Connection) -> frozenset[int]:
-            now = self._clock.monotonic_us()
-            renewed = c.execute(
-                update(nodes)
-                .where(nodes.c.node_id == node_id, nodes.c.expires_at_us > now)
-                .values(expires_at_us=now + self._ttl_us)
-            )
-            if renewed.rowcount == 0:
-                raise LeaseLost
-            return frozenset(
-                c.scalars(
-                    select(locks.c.fence).where(
-                        locks.c.node_id == node_id, locks.c.state == LockState.HELD
-                    )
-                )
-            )
-
-        return await self._db.run(work)
-
-    async def leave(self, node_id: str) -> None:
-        """End the node's lease now, so that the next one to look takes over what it left."""
-        await self._db.run(lambda c: self.leave_now(c, node_id))
-
-    def leave_now(self, c: Connection, node_id: str) -> None:
-        """Do as `leave` does, in a transaction of the caller's."""
-        c.execute(update(nodes).where(nodes.c.node_id == node_id).values(expires_at_us=0))
-
-    async def expire(self, node_id: str) -> Expired:
-        """End the locks of other nodes whose lease is over and hand their tasks to `node_id`.
-
-        Of several that call this, exactly one gets each lock and task.
-        """
-        return await self._db.run(lambda c: self._expire(c, node_id))
-
-    async def acquire(
-        self, comfy: ComfyServer, holder_id: HolderId, *, node_id: str, mode: Mode, name: str
-    ) -> Grant:
-        """Give `holder_id` a lock on `comfy`, instead of the one it has.
-
-        Of holders racing for the last place exactly one gets it. A holder that is refused keeps
-        what it had.
+        Of holders racing for the last place exactly one gets it, and nobody overtakes. A holder
+        that is refused keeps what it had, and so does one that waits, until its turn comes. The
+        same request again has the same outcome.
 
         Raises:
             LeaseLost: the node's own lease is over: it must join again first.
-            LockRefused: there is no room; says who holds it since when.
+            LockRefused: there is no room (and `wait` is false), or it would wait for ever.
+            ComfyClosed: an operator lets nobody have it.
             ServerConsistencyError: the holder has tasks pending elsewhere (R3).
         """
-        return await self._db.run(
-            lambda c: self._acquire(c, comfy, holder_id, node_id=node_id, mode=mode, name=name)
-        )
+        return await self._db.run(lambda c: self._ask(c, request, wait))
 
-    async def release(self, holder_id: HolderId, event: LockEvent) -> Lock | None:
-        """End the lock of `holder_id` and return it as it was; None if it had none."""
+    async def withdraw(self, lock_id: LockId, event: LockEvent) -> Lock | None:
+        """Take a request back, whatever became of it; return the lock if it had led to one."""
 
         def work(c: Connection) -> Lock | None:
-            lock = _held_by(c, holder_id)
-            if lock is not None:
-                self._db.bump(c)
-                self._end(c, lock, event)
+            self._db.bump(c)
+            row = c.execute(
+                select(locks).where(locks.c.lock_id == lock_id).with_for_update()
+            ).one_or_none()
+            ending = self._ending(event)
+            if row is None or row.state not in (LockState.WAITING, LockState.HELD):
+                return None
+            if row.state == LockState.WAITING:
+                self._changed(c, self._moves.leave_line(c, lock_id, ending))
+                return None
+            lock = lock_of(row)
+            self._let_go(c, lock, ending, confirmed=True)
             return lock
 
         return await self._db.run(work)
 
-    async def held(self) -> list[Lock]:
-        """Return all locks that are held, oldest first."""
-        return await self._db.run(_held)
+    async def release(self, holder_id: HolderId, event: LockEvent) -> Lock | None:
+        """End the lock of `holder_id`, and its wait; return the lock as it was, None for none.
 
-    def _acquire(
-        self,
-        c: Connection,
-        comfy: ComfyServer,
-        holder_id: HolderId,
-        *,
-        node_id: str,
-        mode: Mode,
-        name: str,
-    ) -> Grant:
-        fence = self._db.bump(c)
-        if not self._is_alive(c, node_id):
+        For the node that forwards for it, which has stopped doing so.
+        """
+        return await self._db.run(
+            lambda c: self._end_all(c, holder_id, self._ending(event), confirmed=True)
+        )
+
+    async def force(self, holder_id: HolderId, *, by: str, why: str, node_id: str) -> Lock | None:
+        """Take the lock of `holder_id`, or its place in line, away from it.
+
+        Others get the room when the holder's node confirms that it forwards nothing more; that is
+        known already where it is `node_id`.
+        """
+        ending = Ending(event=LockEvent.FORCED, at=self._clock.wall_s(), by=by, why=why)
+        return await self._db.run(
+            lambda c: self._end_all(c, holder_id, ending, confirmed=None, node_id=node_id)
+        )
+
+    async def confirm(self, lock_ids: Collection[LockId]) -> None:
+        """Note that their node forwards nothing more under these locks."""
+
+        def work(c: Connection) -> None:
+            self._db.bump(c)
+            ours = (locks.c.lock_id.in_(lock_ids), IS_DRAINING)
+            rows = c.execute(select(locks).where(*ours).with_for_update()).all()
+            c.execute(update(locks).where(*ours).values(confirmed=1))
+            freed = {
+                lock.comfy_id
+                for lock in map(lock_of, rows)
+                if self._moves.drain(c, lock.holder_id, lock.comfy_id)
+            }
+            self._changed(c, freed)
+
+        await self._db.run(work)
+
+    # -- look --------------------------------------------------------------------------------
+
+    async def outcome(self, lock_id: LockId) -> Outcome | None:
+        """Return what became of a request; None if there was none."""
+        return await self._db.read(lambda c: self._outcome(c, lock_id))
+
+    async def news(self, node_id: str, since_rev: int) -> News:
+        """Return what has changed for the node's holders after `since_rev`."""
+
+        def work(c: Connection) -> News:
+            rev = c.scalars(select(meta.c.rev)).one()
+            mine = (locks.c.node_id == node_id, locks.c.rev > since_rev)
+            return News(
+                rev=rev,
+                outcomes={
+                    LockId(row.lock_id): (HolderId(row.holder_id), found)
+                    for row in c.execute(select(locks).where(*mine)).all()
+                    if (found := self._outcome_of(c, row)) is not None
+                },
+            )
+
+        return await self._db.read(work)
+
+    async def occupancy(self) -> Occupancy:
+        """Return who has which ComfyServer and who waits, over all Jupyter servers."""
+        return await self._db.read(self._moves.scene)
+
+    async def last_used(self) -> dict[ComfyId, int]:
+        """Return the newest fence of each ComfyServer."""
+        newest = select(locks.c.comfy_id, func.max(locks.c.fence)).where(
+            locks.c.comfy_id.is_not(None)
+        )
+        return await self._db.read(
+            lambda c: {
+                ComfyId(comfy_id): fence
+                for comfy_id, fence in c.execute(newest.group_by(locks.c.comfy_id)).all()
+            }
+        )
+
+    async def store_id(self) -> str:
+        """Return what tells this store from any other."""
+        return await self._db.read(lambda c: c.scalars(select(meta.c.store_id)).one())
+
+    # -- within a transaction ----------------------------------------------------------------
+
+    def _ask(self, c: Connection, request: Request, wait: bool) -> Grant | Waiting:
+        rev = self._db.bump(c)
+        comfy_ids = [each.comfy_id for each in request.wants]
+        flags = self._moves.flags(c, request.holder_id, comfy_ids, request.node_id)
+        if not flags.has_node:
             # Nobody would ever end a lock that rests on a lease that is over.
             raise LeaseLost
-        old = _held_by(c, holder_id)
-        # One that another node keeps, such as this Jupyter server before it was killed and started
-        # again, ends with that node: it is not worth having.
-        had = None if old is None else (old.comfy_id, old.mode, old.node_id)
-        if old is not None and had == (comfy.comfy_id, mode, node_id):
-            return Grant(lock=old, had_it=True)
-        _refuse_to_wander(c, comfy, holder_id, name)
-        others = tuple(each for each in _held(c) if each.comfy_id == comfy.comfy_id)
-        why = refusal(mode, comfy.capacity, others, holder_id)
-        if why is not None:
-            raise LockRefused(comfy.comfy_id, why, map(holder_to_json, others))
-        if old is not None:
-            self._end(c, old, LockEvent.RELEASED)
-        lock = Lock(
-            comfy_id=comfy.comfy_id,
-            holder_id=holder_id,
-            node_id=node_id,
-            mode=mode,
-            fence=fence,
-            granted_at=self._clock.wall_s(),
-            name=name,
-        )
-        c.execute(
-            insert(locks),
-            {
-                "comfy_id": lock.comfy_id,
-                "holder_id": lock.holder_id,
-                "node_id": lock.node_id,
-                "mode": lock.mode.value,
-                "fence": lock.fence,
-                "granted_at": lock.granted_at,
-                "name": lock.name,
-                "state": lock.state.value,
-            },
-        )
-        return Grant(lock=lock, had_it=False)
+        own, active = self._moves.seen(c, request.holder_id, request.lock_id, request.wants)
+        if own.request is not None:
+            known = self._outcome_of(c, own.request)
+            if isinstance(known, Grant | Waiting):
+                return known
+            raise LockRefused(None, "this very request was taken back before", ())
+        if own.in_line is not None:
+            # The newest wish of a holder is the one that counts.
+            ending = self._ending(LockEvent.RELEASED)
+            self._changed(c, self._moves.leave_line(c, own.in_line, ending))
+            flags, rev = replace(flags, has_line=True), self._db.bump(c)
+        wanted = self._reachable(c, request) if flags.has_tasks else request.wants
+        held = own.held
+        if (
+            held is not None
+            # One that another node keeps, such as this Jupyter server before it was killed and
+            # started again, ends with that node: it is not worth having.
+            and held.node_id == request.node_id
+            and held.mode is request.mode
+            and held.comfy_id in {each.comfy_id for each in wanted}
+        ):
+            return Grant(lock=held, had_it=True, was=held.mode)
+        scene = self._scene(c, wanted, active, flags)
+        wanted = open_ones(wanted, scene, held, request.mode)
+        return self._take_or_wait(c, replace(request, wants=wanted), own, scene, rev, wait=wait)
 
-    def _is_alive(self, c: Connection, node_id: str) -> bool:
-        now = self._clock.monotonic_us()
-        alive = and_(nodes.c.node_id == node_id, nodes.c.expires_at_us > now)
-        return c.scalar(select(nodes.c.node_id).where(alive)) is not None
+    def _scene(
+        self,
+        c: Connection,
+        wanted: Sequence[ComfyServer],
+        active: Sequence[tuple[Lock, str]],
+        flags: Flags,
+    ) -> Occupancy:
+        refuse_other_pools(active, wanted, one_machine=self._db.backend.one_machine)
+        if flags.has_line or flags.is_decided:
+            return self._moves.scene(c, {each.comfy_id for each in wanted})
+        return occupancy(lock for lock, _ in active)
 
-    def _expire(self, c: Connection, node_id: str) -> Expired:
-        over = or_(
-            nodes.c.expires_at_us <= self._clock.monotonic_us(),
-            nodes.c.boot_id != self._clock.boot_id(),
+    def _take_or_wait(
+        self,
+        c: Connection,
+        request: Request,
+        own: Own,
+        scene: Occupancy,
+        rev: int,
+        *,
+        wait: bool,
+    ) -> Grant | Waiting:
+        waiter = Waiter(
+            lock_id=request.lock_id,
+            holder_id=request.holder_id,
+            node_id=request.node_id,
+            mode=request.mode,
+            ticket=rev,
+            wants={each.comfy_id: each.capacity for each in request.wants},
+            name=request.name,
+            since=self._clock.wall_s(),
         )
-        # A node whose own lease is over finds that out when it renews, and joins anew.
-        others = nodes.c.node_id != node_id
-        gone = list(c.scalars(select(nodes.c.node_id).where(over, others)))
-        if not gone:
-            return Expired(locks=(), tasks=())
-        self._db.bump(c)
-        ended = tuple(each for each in _held(c) if each.node_id in gone)
-        for lock in ended:
-            self._end(c, lock, LockEvent.EXPIRED)
-        orphaned = and_(tasks.c.node_id.in_(gone), tasks.c.pending == 1)
-        orphans = tuple(map(task_of, c.execute(select(tasks).where(orphaned))))
-        c.execute(update(tasks).where(orphaned).values(node_id=node_id))
-        c.execute(delete(nodes).where(nodes.c.node_id.in_(gone)))
-        return Expired(locks=ended, tasks=orphans)
+        waiters = (*scene.waiters, waiter)
+        for comfy in request.wants:
+            first = ahead(waiter, comfy.comfy_id, waiters, scene.locks) == 0
+            if first and fits(waiter, comfy.comfy_id, scene.locks):
+                return self._take(c, waiter, comfy, own, rev)
+        if not wait:
+            raise refused(waiter, waiters, scene)
+        everybody = self._moves.scene(c)
+        if stuck(waiter, everybody.waiters, everybody.locks):
+            raise would_wait_for_ever(waiter, everybody)
+        self._moves.stand_in_line(c, waiter, request.wants)
+        self._db.backend.announce(c)
+        return Waiting(waiter=waiter)
 
-    def _end(self, c: Connection, lock: Lock, event: LockEvent) -> None:
-        c.execute(
-            update(locks)
-            .where(locks.c.fence == lock.fence)
-            .values(
-                state=advance(lock, event).state.value,
-                ended_at=self._clock.wall_s(),
-                ended_by=event.value,
+    def _take(self, c: Connection, waiter: Waiter, comfy: ComfyServer, own: Own, rev: int) -> Grant:
+        freed: set[ComfyId] = set()
+        if own.active:
+            # Again, with nobody recording a task under it meanwhile.
+            mine = self._moves.own(c, waiter.holder_id).active
+            freed = self._moves.make_way(c, mine, comfy.comfy_id, waiter.node_id)
+        lock = self._moves.take(c, waiter, comfy, rev)
+        held = own.held
+        was = held.mode if held is not None and held.comfy_id == comfy.comfy_id else None
+        if was is Mode.EXCLUSIVE:
+            # Others may share it from now on.
+            freed.add(comfy.comfy_id)
+        self._changed(c, freed)
+        return Grant(lock=lock, was=was)
+
+    def _reachable(self, c: Connection, request: Request) -> Sequence[ComfyServer]:
+        """Return those of the wanted ComfyServers that the holder's pending tasks allow (R3)."""
+        pending = self._moves.pending(c, request.holder_id)
+        homes = {comfy_id for _, comfy_id in pending}
+        wanted = [each for each in request.wants if homes <= {each.comfy_id}]
+        if not wanted:
+            asked = request.wants[0].comfy_id
+            elsewhere = [(task, where) for task, where in pending if where != asked]
+            raise ServerConsistencyError(
+                request.name or request.holder_id,
+                "lock",
+                asked=asked,
+                locked=elsewhere[0][1],
+                pending=[task for task, _ in elsewhere],
             )
+        return wanted
+
+    def _end_all(
+        self,
+        c: Connection,
+        holder_id: HolderId,
+        ending: Ending,
+        *,
+        confirmed: bool | None,
+        node_id: str = "",
+    ) -> Lock | None:
+        """End what the holder has and waits for; `confirmed` None: where its node is `node_id`."""
+        self._db.bump(c)
+        own = self._moves.own(c, holder_id)
+        if own.in_line is not None:
+            self._changed(c, self._moves.leave_line(c, own.in_line, ending), tell=True)
+        if own.held is not None:
+            sure = own.held.node_id == node_id if confirmed is None else confirmed
+            self._let_go(c, own.held, ending, confirmed=sure)
+        return own.held
+
+    def _let_go(self, c: Connection, lock: Lock, ending: Ending, *, confirmed: bool) -> None:
+        flags = self._moves.flags(c, lock.holder_id, [lock.comfy_id])
+        drained = self._moves.let_go(
+            c, lock, ending, confirmed=confirmed, has_tasks=flags.has_tasks
+        )
+        if drained and flags.has_line:
+            self._moves.grant_all(c, {lock.comfy_id})
+        if flags.has_line or not confirmed:
+            # Those who wait see that it drains, and its node that it is lost.
+            self._db.backend.announce(c)
+
+    def _changed(
+        self, c: Connection, comfy_ids: Collection[ComfyId], *, tell: bool = False
+    ) -> None:
+        """Grant what is free now, and tell other nodes if it concerns them."""
+        if (comfy_ids and self._moves.grant_all(c, comfy_ids)) or tell:
+            self._db.backend.announce(c)
+
+    def _outcome(self, c: Connection, lock_id: LockId) -> Outcome | None:
+        row = c.execute(select(locks).where(locks.c.lock_id == lock_id)).one_or_none()
+        return None if row is None else self._outcome_of(c, row)
+
+    def _outcome_of(self, c: Connection, row: Row[Any]) -> Outcome | None:
+        if row.state == LockState.HELD:
+            return Grant(lock=lock_of(row))
+        if row.state == LockState.WAITING:
+            waiters = self._moves.scene(c, self._wanted(c, row.lock_id)).waiters
+            found = next((each for each in waiters if each.lock_id == row.lock_id), None)
+            return None if found is None else Waiting(waiter=found)
+        ending = ending_of(row)
+        if ending is None:
+            return None
+        return Over(ending=ending, lock=None if row.fence is None else lock_of(row))
+
+    def _wanted(self, c: Connection, lock_id: LockId) -> set[ComfyId]:
+        return set(
+            map(ComfyId, c.scalars(select(wants.c.comfy_id).where(wants.c.lock_id == lock_id)))
         )
 
-
-def _held(c: Connection) -> list[Lock]:
-    rows = c.execute(select(locks).where(locks.c.state == LockState.HELD).order_by(locks.c.fence))
-    return list(map(lock_of, rows))
-
-
-def _held_by(c: Connection, holder_id: HolderId) -> Lock | None:
-    row = c.execute(
-        select(locks).where(locks.c.state == LockState.HELD, locks.c.holder_id == holder_id)
-    ).one_or_none()
-    return None if row is None else lock_of(row)
-
-
-def _refuse_to_wander(c: Connection, comfy: ComfyServer, holder_id: HolderId, name: str) -> None:
-    rows = c.execute(
-        select(tasks.c.task_id, tasks.c.comfy_id).where(
-            tasks.c.holder_id == holder_id,
-            tasks.c.pending == 1,
-            tasks.c.comfy_id != comfy.comfy_id,
-        )
-    ).all()
-    if rows:
-        raise ServerConsistencyError(
-            name or holder_id,
-            "lock",
-            asked=comfy.comfy_id,
-            locked=rows[0].comfy_id,
-            pending=[row.task_id for row in rows],
-        )
+    def _ending(self, event: LockEvent) -> Ending:
+        return Ending(event=event, at=self._clock.wall_s())

@@ -4,13 +4,25 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockState, Mode
+from jupyter_comfy_lock.domain.line import Waiter
+from jupyter_comfy_lock.domain.lock import (
+    ComfyId,
+    Ending,
+    HolderId,
+    Lock,
+    LockEvent,
+    LockId,
+    LockState,
+    Mode,
+)
+from jupyter_comfy_lock.domain.pool import Access, Maintenance
 from jupyter_comfy_lock.domain.task import LockSnapshot, Task, TaskId, TaskState
 
 
 def lock_of(row: Row[Any]) -> Lock:
-    """Return the lock in `row`."""
+    """Return the lock in `row`, which was granted."""
     return Lock(
+        lock_id=LockId(row.lock_id),
         comfy_id=ComfyId(row.comfy_id),
         holder_id=HolderId(row.holder_id),
         node_id=row.node_id,
@@ -19,7 +31,36 @@ def lock_of(row: Row[Any]) -> Lock:
         granted_at=row.granted_at,
         name=row.name,
         state=LockState(row.state),
+        ending=ending_of(row),
     )
+
+
+def ending_of(row: Row[Any]) -> Ending | None:
+    """Return how the lock, or the wait, in `row` was let go of."""
+    if row.ended_by is None:
+        return None
+    return Ending(
+        event=LockEvent(row.ended_by), at=row.ended_at or 0.0, by=row.forced_by, why=row.why
+    )
+
+
+def waiter_of(row: Row[Any], wanted: dict[ComfyId, int]) -> Waiter:
+    """Return the waiter in `row`, which wants those ComfyServers, by their capacity."""
+    return Waiter(
+        lock_id=LockId(row.lock_id),
+        holder_id=HolderId(row.holder_id),
+        node_id=row.node_id,
+        mode=Mode(row.mode),
+        ticket=row.ticket,
+        wants=wanted,
+        name=row.name,
+        since=row.requested_at,
+    )
+
+
+def maintenance_of(row: Row[Any]) -> Maintenance:
+    """Return what an operator has decided."""
+    return Maintenance(access=Access(row.access), by=row.by, why=row.why, since=row.since)
 
 
 def task_of(row: Row[Any]) -> Task:

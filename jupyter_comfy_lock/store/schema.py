@@ -5,28 +5,34 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Float,
+    ForeignKey,
     Index,
     Integer,
     MetaData,
     Table,
     Text,
-    false,
+    literal_column,
+    or_,
     text,
 )
 
-#: Goes up with each change of the tables; a store with a higher one is left alone.
-SCHEMA_VERSION = 1
+#: Goes up with each change of the tables (see `migrations`); a store with a higher one is left
+#: alone.
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
 #: One row. Each change of a lock begins by raising `rev` here, which puts writers in a line and
-#: makes the order of revisions the order of commits; a fence is the revision of its grant.
+#: makes the order of revisions the order of commits; a fence is the revision of its grant, and a
+#: ticket that of its request.
 meta = Table(
     "meta",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("rev", BigInteger, nullable=False),
     Column("schema_version", Integer, nullable=False),
+    #: Tells this store's prompts from those of another one on the same ComfyServer.
+    Column("store_id", Text, nullable=False),
 )
 
 #: One row for each Jupyter server process; renewing it keeps all its holders' locks.
@@ -34,36 +40,97 @@ nodes = Table(
     "nodes",
     metadata,
     Column("node_id", Text, primary_key=True),
-    #: The boot in which `expires_at_us` was read: a monotonic clock means nothing in another one.
-    Column("boot_id", Text, nullable=False),
-    #: Microseconds of the store's clock.
-    Column("expires_at_us", BigInteger, nullable=False),
+    #: Where `pid` means something; see `machine`.
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    #: Others take it for dead when they have seen `renewals` unchanged for so long.
+    Column("ttl_s", Float, nullable=False),
+    Column("renewals", BigInteger, nullable=False),
+    #: 1 when it has said good-bye.
+    Column("gone", Integer, nullable=False, server_default=text("0")),
 )
 
 locks = Table(
     "locks",
     metadata,
-    Column("fence", BigInteger, primary_key=True, autoincrement=False),
-    Column("comfy_id", Text, nullable=False),
+    Column("lock_id", Text, primary_key=True),
     Column("holder_id", Text, nullable=False),
     Column("node_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
     Column("mode", Text, nullable=False),
     Column("state", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    #: Seconds since the epoch, for people.
-    Column("granted_at", Float, nullable=False),
+    Column("ticket", BigInteger, nullable=False),
+    #: These four are null while it waits.
+    Column("fence", BigInteger),
+    Column("comfy_id", Text),
+    Column("url", Text),
+    #: Seconds since the epoch, for people, as all moments here.
+    Column("granted_at", Float),
+    Column("requested_at", Float, nullable=False),
     Column("ended_at", Float),
     Column("ended_by", Text),
+    Column("forced_by", Text, nullable=False, server_default=""),
+    Column("why", Text, nullable=False, server_default=""),
+    #: 1 when its node forwards nothing more under it.
+    Column("confirmed", Integer, nullable=False, server_default=text("0")),
+    #: The revision of its last change.
+    Column("rev", BigInteger, nullable=False),
 )
-# R1 as a constraint: whatever the code above does, no holder has two.
+# Written as literals: SQLite does not use an index of some rows for a condition with parameters.
+IS_HELD = locks.c.state == literal_column("'held'")
+IS_WAITING = locks.c.state == literal_column("'waiting'")
+IS_DRAINING = locks.c.state == literal_column("'draining'")
+#: It takes up room on its ComfyServer.
+IS_ACTIVE = or_(IS_HELD, IS_DRAINING)
+# R1 as a constraint: whatever the code does, no holder has two, and none is twice in line.
 Index(
     "one_lock_per_holder",
     locks.c.holder_id,
     unique=True,
-    sqlite_where=locks.c.state == "held",
-    postgresql_where=locks.c.state == "held",
+    sqlite_where=IS_HELD,
+    postgresql_where=IS_HELD,
 )
-Index("locks_by_comfy", locks.c.comfy_id, locks.c.state)
+Index(
+    "one_wait_per_holder",
+    locks.c.holder_id,
+    unique=True,
+    sqlite_where=IS_WAITING,
+    postgresql_where=IS_WAITING,
+)
+Index("fences", locks.c.fence, unique=True)
+Index(
+    "locks_by_comfy",
+    locks.c.comfy_id,
+    sqlite_where=IS_ACTIVE,
+    postgresql_where=IS_ACTIVE,
+)
+Index("locks_by_url", locks.c.url, sqlite_where=IS_ACTIVE, postgresql_where=IS_ACTIVE)
+Index("locks_last_used", locks.c.comfy_id, locks.c.fence)
+Index("locks_by_node", locks.c.node_id, locks.c.rev)
+Index("locks_by_holder", locks.c.holder_id)
+
+#: The ComfyServers that a waiting lock wants, the preferred ones first; nothing for other locks.
+wants = Table(
+    "wants",
+    metadata,
+    Column("lock_id", Text, ForeignKey("locks.lock_id", ondelete="CASCADE"), primary_key=True),
+    Column("comfy_id", Text, primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("capacity", Integer, nullable=False),
+    Column("url", Text, nullable=False),
+)
+Index("wants_by_comfy", wants.c.comfy_id)
+
+#: What operators have decided; nothing for a ComfyServer of which nobody has decided anything.
+comfy_servers = Table(
+    "comfy_servers",
+    metadata,
+    Column("comfy_id", Text, primary_key=True),
+    Column("access", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("since", Float, nullable=False),
+)
 
 tasks = Table(
     "tasks",
@@ -77,21 +144,31 @@ tasks = Table(
     Column("state", Text, nullable=False),
     #: False from the moment the task has ended.
     Column("pending", Integer, nullable=False, server_default=text("1")),
-    Column("cancel_requested", Integer, nullable=False, server_default=false()),
+    Column("cancel_requested", Integer, nullable=False, server_default=text("0")),
+    #: 1 when its node has it from one that is gone.
+    Column("adopted", Integer, nullable=False, server_default=text("0")),
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("ended_at", Float),
     Column("reason", Text),
     Column("outputs", JSON, nullable=False),
     Column("error", JSON),
-    Column("cached", Integer, nullable=False, server_default=false()),
+    Column("cached", Integer, nullable=False, server_default=text("0")),
     Column("dropped", JSON, nullable=False),
 )
 Index("tasks_by_holder", tasks.c.holder_id, tasks.c.created_at)
+Index("tasks_by_age", tasks.c.created_at)
+IS_PENDING = tasks.c.pending == literal_column("1")
 Index(
     "tasks_pending",
     tasks.c.holder_id,
     tasks.c.comfy_id,
-    sqlite_where=tasks.c.pending == 1,
-    postgresql_where=tasks.c.pending == 1,
+    sqlite_where=IS_PENDING,
+    postgresql_where=IS_PENDING,
+)
+Index(
+    "tasks_pending_by_node",
+    tasks.c.node_id,
+    sqlite_where=IS_PENDING,
+    postgresql_where=IS_PENDING,
 )
