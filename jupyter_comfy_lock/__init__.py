@@ -8,9 +8,13 @@
     task.wait().images            # PIL images
     comfy.release()
 
+    with comfy.lock(wait=60):     # the best one, at most a minute in line; given back at the end
+        comfy.submit("workflow_api.json").wait()
+
 `comfy.locked_server` is the id of the locked ComfyServer or None; assign an id to lock, None to
-release. `comfy.url` is a base URL for any other ComfyUI client. Importing this asks nobody
-anything and loads nothing heavy; the first call says hello to the Jupyter server.
+release. `comfy.pin("gpu-1")` has this notebook prefer one. `comfy.url` is a base URL for any
+other ComfyUI client. Importing this asks nobody anything and loads nothing heavy; the first call
+says hello to the Jupyter server.
 """
 
 from __future__ import annotations
@@ -23,11 +27,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from jupyter_comfy_lock.domain.errors import ComfyClosed as ComfyClosed
     from jupyter_comfy_lock.domain.errors import ComfyLockError as ComfyLockError
     from jupyter_comfy_lock.domain.errors import ComfyUnreachable as ComfyUnreachable
     from jupyter_comfy_lock.domain.errors import EmptyPool as EmptyPool
     from jupyter_comfy_lock.domain.errors import InvalidWorkflow as InvalidWorkflow
     from jupyter_comfy_lock.domain.errors import LockRefused as LockRefused
+    from jupyter_comfy_lock.domain.errors import LockTimeout as LockTimeout
     from jupyter_comfy_lock.domain.errors import NoServerExtension as NoServerExtension
     from jupyter_comfy_lock.domain.errors import PromptRejected as PromptRejected
     from jupyter_comfy_lock.domain.errors import ServerConsistencyError as ServerConsistencyError
@@ -38,8 +44,10 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.domain.errors import UnknownComfy as UnknownComfy
     from jupyter_comfy_lock.domain.errors import UnknownTask as UnknownTask
     from jupyter_comfy_lock.domain.errors import WrongCredential as WrongCredential
+    from jupyter_comfy_lock.kernel.api import LockLost as LockLost
     from jupyter_comfy_lock.kernel.api import OutputsDropped as OutputsDropped
     from jupyter_comfy_lock.kernel.api import lock as lock
+    from jupyter_comfy_lock.kernel.api import pin as pin
     from jupyter_comfy_lock.kernel.api import release as release
     from jupyter_comfy_lock.kernel.api import servers as servers
     from jupyter_comfy_lock.kernel.api import status as status
@@ -62,18 +70,22 @@ _ERRORS = "jupyter_comfy_lock.domain.errors"
 
 #: Where each public name is; imported when it is first used.
 _HOMES = {
-    **dict.fromkeys(("lock", "release", "servers", "status", "submit", "task", "tasks"), _API),
-    "OutputsDropped": _API,
+    **dict.fromkeys(
+        ("lock", "pin", "release", "servers", "status", "submit", "task", "tasks"), _API
+    ),
+    **dict.fromkeys(("LockLost", "OutputsDropped"), _API),
     "Lock": "jupyter_comfy_lock.kernel.views",
     "Task": "jupyter_comfy_lock.kernel.task",
     "TaskNotEnded": "jupyter_comfy_lock.kernel.task",
     **dict.fromkeys(
         (
+            "ComfyClosed",
             "ComfyLockError",
             "ComfyUnreachable",
             "EmptyPool",
             "InvalidWorkflow",
             "LockRefused",
+            "LockTimeout",
             "NoServerExtension",
             "PromptRejected",
             "ServerConsistencyError",

@@ -3,16 +3,17 @@
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from jupyter_comfy_lock.domain.errors import InvalidWorkflow
 from jupyter_comfy_lock.domain.workflow import check_api_workflow, node_error_lines
-from jupyter_comfy_lock.kernel.session import current
-from jupyter_comfy_lock.kernel.show import show_task
+from jupyter_comfy_lock.kernel.session import Session, current
+from jupyter_comfy_lock.kernel.show import StatusLine, show_task, tell_browser
 from jupyter_comfy_lock.kernel.task import Task
 from jupyter_comfy_lock.kernel.views import Lock, SecretUrl, Servers, Status, Tasks
+from jupyter_comfy_lock.kernel.waiting import checked_id
 
 Mode = Literal["shared", "exclusive"]
 Workflow = Mapping[str, Any] | str | os.PathLike[str]
@@ -22,25 +23,79 @@ class OutputsDropped(UserWarning):
     """ComfyUI refused some outputs of a workflow and runs the rest."""
 
 
+class LockLost(UserWarning):
+    """This kernel's lock was taken away; the message has by whom, when and why."""
+
+
+#: The comm target that the extension in the browser listens to.
+PIN_TARGET = "jupyter_comfy_lock:pin"
+
+
 def servers() -> Servers:
-    """Return the ComfyServers of the pool: how they do, and who holds them since when."""
-    return current().servers()
+    """Return the ComfyServers of the pool: how they do, who holds them, and who waits for them."""
+    session = current()
+    found = session.servers()
+    _warn_of_loss(session, held_now=next((each.comfy_id for each in found if each.mine), None))
+    return found
 
 
-def lock(comfy_id: str | None = None, *, mode: Mode = "shared") -> Lock:
+def lock(
+    comfy_id: str | None = None,
+    *,
+    mode: Mode = "shared",
+    wait: float | None = 0,
+    labels: Iterable[str] = (),
+) -> Lock:
     """Lock a ComfyServer for this kernel; the same one again gives the lock there is.
 
-    Without an id the one that the notebook is pinned to is taken, or else the best free one; a
-    line says which and why.
+    Without an id the one that the notebook is pinned to is taken, or else the best free one that
+    has all `labels`; a line says which and why. `with comfy.lock(...):` gives it back at the end
+    of the block.
+
+    `wait`: at most so many seconds in line (first come, first served), None for ever, 0 not at
+    all. A line says for whom and in which place. Ctrl-C leaves the line.
 
     Raises:
-        UnknownComfy, ComfyUnreachable, NotComfyUI, LockRefused, EmptyPool: nothing was locked.
+        LockRefused: it is taken, and `wait` is 0.
+        LockTimeout: it is still taken after `wait` seconds. Also a TimeoutError.
+        UnknownComfy, ComfyUnreachable, NotComfyUI, ComfyClosed, EmptyPool: nothing was locked.
         ServerConsistencyError: tasks are pending on the one that is locked now.
     """
-    made = current().lock(comfy_id, mode=mode)
-    if comfy_id is None:
+    session, line = current(), StatusLine()
+    try:
+        made = session.lock(comfy_id, mode=mode, wait=wait, labels=labels, tell=line.show)
+    except BaseException:
+        if line.text:
+            line.show("The waiting has ended.")
+        raise
+    finally:
+        _warn_of_loss(session)
+    if line.text:
+        line.show(made.sentence())
+    elif comfy_id is None or made.foreign_prompts:
         _say(made)
     return made
+
+
+def pin(comfy_id: str | None) -> None:
+    """Have this notebook prefer a ComfyServer: `lock()` takes it. None for no preference.
+
+    The pin is kept with the notebook when the notebook is saved; a process that no Jupyter server
+    started keeps it until it ends. What is locked now stays locked.
+
+    Raises:
+        UnknownComfy: there is no such ComfyServer; nothing was changed.
+        TypeError: that is no id; nothing was sent.
+    """
+    session = current()
+    pinned = session.pin(checked_id(comfy_id))
+    if session.place.kind == "managed":
+        tell_browser(PIN_TARGET, {"pin": pinned})
+        what, kept = "This notebook", "That is kept with the notebook when the notebook is saved."
+    else:
+        what, kept = "This process", "That is kept until the process ends."
+    to = pinned or "no ComfyServer"
+    print(f"{what} is pinned to {to}. {kept}")  # noqa: T201 - it says what will be
 
 
 def release() -> str | None:
@@ -50,7 +105,9 @@ def release() -> str | None:
 
 def locked_server() -> str | None:
     """Return the id of the ComfyServer that this kernel has locked, or None."""
-    held = current().locked()
+    session = current()
+    held = session.locked()
+    _warn_of_loss(session, held_now=held.comfy_id if held else None, stacklevel=4)
     return held.comfy_id if held else None
 
 
@@ -101,12 +158,20 @@ def task(task_id: str) -> Task:
 def status() -> Status:
     """Return how this kernel stands: its name, Jupyter server, lock and tasks."""
     session = current()
+    held = session.locked()
+    _warn_of_loss(session, held_now=held.comfy_id if held else None)
     return Status(
-        lock=session.locked(),
+        lock=held,
         tasks=session.tasks(),
         kernel=session.kernel,
         server=session.place.url,
     )
+
+
+def _warn_of_loss(session: Session, *, held_now: str | None = None, stacklevel: int = 3) -> None:
+    loss = session.loss(held_now=held_now)
+    if loss is not None:
+        warnings.warn(loss, LockLost, stacklevel=stacklevel)
 
 
 def _say(lock: Lock) -> None:

@@ -1,14 +1,14 @@
 """The Jupyter server's REST API, as calls. The only module that knows its paths."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
 from uuid import uuid4
 
 import httpx
-from httpx_sse import ServerSentEvent, SSEError, connect_sse
+from httpx_sse import EventSource, ServerSentEvent, SSEError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
 from jupyter_comfy_lock.domain.errors import (
@@ -18,22 +18,33 @@ from jupyter_comfy_lock.domain.errors import (
     error_from_json,
 )
 from jupyter_comfy_lock.kernel.connection import Place
-from jupyter_comfy_lock.kernel.wire import ComfyJson, HelloJson, LockedJson, LockJson, TaskJson
+from jupyter_comfy_lock.kernel.wire import (
+    ComfyJson,
+    HelloJson,
+    LockedJson,
+    LockJson,
+    TaskJson,
+    WaitingJson,
+    WishJson,
+)
 
 API = "comfy-lock/api/"
 
 #: Seconds. Locking and submitting wait for a ComfyServer that may be slow to answer.
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
-#: The stream carries a comment every 15 s; silence for longer than this is a dead connection.
+#: Streams carry a sign of life every 10 or 15 s; silence for longer than this is a dead connection.
 STREAM_TIMEOUT = httpx.Timeout(40.0, connect=5.0)
+#: For what is done while an error or the user's Ctrl-C waits to be shown.
+HASTE = httpx.Timeout(2.0)
 
 
-def _is_silence(error: BaseException) -> bool:
+def is_silence(error: BaseException) -> bool:
+    """Whether the Jupyter server did not answer, so that nobody knows what it did."""
     return isinstance(error, NoServerExtension) and bool(error.details.get("silent"))
 
 
 _TWICE = Retrying(
-    retry=retry_if_exception(_is_silence),
+    retry=retry_if_exception(is_silence),
     stop=stop_after_attempt(2),
     wait=wait_fixed(0.5),
     reraise=True,
@@ -76,6 +87,15 @@ class ComfyClient:
         """Leave; what was held is released."""
         self._send("DELETE", API + "holders/me", headers=_as(credential), timeout=1.0)
 
+    def renew(self, credential: str, within_s: float) -> None:
+        """Say that this process is still there."""
+        self._send("PUT", API + "holders/me/lease", headers=_as(credential), timeout=within_s)
+
+    def pin(self, credential: str, comfy_id: str | None) -> str | None:
+        """Have `comfy_id` preferred from now on; return what is preferred now."""
+        answer = self._ask(credential, "PUT", "holders/me/pin", json={"comfy_id": comfy_id})
+        return cast(str | None, answer["pin"])
+
     def pool(self, credential: str) -> list[ComfyJson]:
         """Return the ComfyServers, in the pool's order."""
         return cast(list[ComfyJson], self._ask(credential, "GET", "pool")["servers"])
@@ -84,15 +104,27 @@ class ComfyClient:
         """Return this kernel's lock, or nothing."""
         return cast(list[LockJson], self._ask(credential, "GET", "locks")["locks"])
 
-    def lock(self, credential: str, comfy_id: str | None, mode: str) -> tuple[LockedJson, bool]:
-        """Lock; the second value says whether the lock is new."""
-        response = self._send(
-            "POST",
-            API + "locks",
-            headers=_as(credential),
-            json={"comfy_id": comfy_id, "mode": mode},
-        )
-        return cast(LockedJson, response.json()), response.status_code == httpx.codes.CREATED
+    def lock(
+        self, credential: str, wish: WishJson, on_waiting: Callable[[WaitingJson], None]
+    ) -> tuple[LockedJson, bool]:
+        """Lock, waiting in line for as long as `wish` says; the second value: is the lock new?
+
+        `on_waiting` is told of each change while in line. Leaving it by an exception closes the
+        connection, and with it the place in line is gone.
+        """
+        with self._stream(
+            "POST", API + "locks", headers=_as(credential), json=wish, timeout=STREAM_TIMEOUT
+        ) as response:
+            if response.status_code == httpx.codes.ACCEPTED:
+                return self._wait_in_line(response, on_waiting)
+            response.read()
+            return cast(LockedJson, response.json()), response.status_code == httpx.codes.CREATED
+
+    def take_back(self, credential: str, request_id: str) -> LockJson | None:
+        """Take a wish for a lock back; return the lock that it had got meanwhile."""
+        path = f"locks/requests/{request_id}"
+        answer = self._ask(credential, "DELETE", path, timeout=HASTE)
+        return cast(LockJson | None, answer["released"])
 
     def release(self, credential: str) -> LockJson | None:
         """Release; return what was held."""
@@ -132,23 +164,18 @@ class ComfyClient:
     @contextmanager
     def events(self, credential: str) -> Iterator[Iterator[ServerSentEvent]]:
         """Open the event stream; what it gives are its events, until it drops."""
-        try:
-            with connect_sse(
-                self._http,
-                "GET",
-                API + "events",
-                headers=_as(credential),
-                timeout=STREAM_TIMEOUT,
-            ) as source:
-                if source.response.is_error:
-                    source.response.read()
-                self._check(source.response)
-                yield source.iter_sse()
-        except httpx.TransportError as error:
-            raise self._silent(error) from error
-        except SSEError as error:
-            msg = f"{self.place.url}{API}events is no event stream: {error}"
-            raise NoServerExtension(msg) from error
+        path = API + "events"
+        headers = {
+            **_as(credential),
+            "Accept": "text/event-stream",
+            "Cache-Control": "no-store",
+        }
+        with self._stream("GET", path, headers=headers, timeout=STREAM_TIMEOUT) as response:
+            try:
+                yield EventSource(response).iter_sse()
+            except SSEError as error:
+                msg = f"{self.place.url}{path} is no event stream: {error}"
+                raise NoServerExtension(msg) from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -165,6 +192,35 @@ class ComfyClient:
             raise self._silent(error) from error
         self._check(response)
         return response
+
+    @contextmanager
+    def _stream(self, method: str, path: str, **kwargs: Any) -> Iterator[httpx.Response]:
+        """Open an answer that is read as it comes; what goes wrong with it is told as ever."""
+        try:
+            with self._http.stream(method, path, **kwargs) as response:
+                if response.is_error:
+                    response.read()
+                self._check(response)
+                yield response
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
+
+    def _wait_in_line(
+        self, response: httpx.Response, on_waiting: Callable[[WaitingJson], None]
+    ) -> tuple[LockedJson, bool]:
+        for line in filter(None, response.iter_lines()):
+            try:
+                news = json.loads(line)
+            except json.JSONDecodeError:
+                break  # the connection was cut within the line
+            if "error" in news:
+                raise error_from_json(news["error"])
+            if "lock" in news:
+                return cast(LockedJson, news), True
+            if "waiting" in news:
+                on_waiting(news["waiting"])
+        msg = "it closed the connection while this kernel waited in line"
+        raise self._silent(httpx.ReadError(msg))
 
     def _silent(self, error: httpx.TransportError) -> NoServerExtension:
         hint = ""

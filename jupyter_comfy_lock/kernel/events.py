@@ -13,6 +13,7 @@ from tenacity.stop import stop_when_event_set
 from tenacity.wait import wait_random_exponential
 
 from jupyter_comfy_lock.domain.errors import ComfyLockError
+from jupyter_comfy_lock.kernel.threads import background
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class EventThread:
         self._hear = hear
         self._stop = threading.Event()
         self._live = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="comfy-lock-events", daemon=True)
+        self._thread = background(self._run, name="comfy-lock-events")
 
     @property
     def live(self) -> bool:

@@ -3,7 +3,7 @@
 # IPython's decorators and hooks have no types.
 # mypy: disallow-untyped-calls=False, disallow-untyped-decorators=False
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,14 @@ from IPython.display import display
 
 from jupyter_comfy_lock.domain.errors import ComfyLockError
 from jupyter_comfy_lock.kernel import api
+from jupyter_comfy_lock.kernel.session import current
 from jupyter_comfy_lock.kernel.task import Task
-from jupyter_comfy_lock.kernel.views import Lock, Servers, Status
+from jupyter_comfy_lock.kernel.views import Comfy, Lock, Servers, Status
+
+#: What `--wait` takes besides seconds.
+FOREVER = "forever"
+#: What `pin` takes besides ids.
+NO_PIN = "none"
 
 
 @magics_class
@@ -24,9 +30,13 @@ class ComfyMagics(Magics):
     """The magic, and what its commands do."""
 
     @magic_arguments()
-    @argument("command", nargs="?", default="status", help="servers, lock, release, status or run.")
-    @argument("operand", nargs="?", help="Of lock: a ComfyServer's id. Of run: a .json file.")
+    @argument(
+        "command", nargs="?", default="status", help="servers, lock, release, status, run or pin."
+    )
+    @argument("operand", nargs="?", help="A ComfyServer's id; of run: a .json file.")
     @argument("-x", "--exclusive", action="store_true", help="Lock it for this kernel alone.")
+    @argument("--wait", default="0", help='Seconds to wait in line, or "forever".')
+    @argument("--label", action="append", default=[], help="Lock one that has it; may be repeated.")
     @argument("-h", "--help", action="store_true", help="Show this text.")
     @line_magic
     def comfy(self, line: str) -> Any:
@@ -34,7 +44,10 @@ class ComfyMagics(Magics):
 
         ``%comfy servers`` lists the ComfyServers: how they do, who holds them.
         ``%comfy lock [ID]`` locks one for this kernel; without an id, the best free one.
+        ``%comfy lock [ID] --wait SECONDS`` waits in line for it; ``--wait forever``, too.
+        ``%comfy lock --label L`` locks the best free one that has the label.
         ``%comfy release`` releases it.
+        ``%comfy pin ID`` has this notebook prefer one; ``%comfy pin none``, none.
         ``%comfy status`` tells what this kernel holds and has running.
         ``%comfy run FILE`` runs a workflow in API format, waits and shows its pictures.
         """
@@ -54,7 +67,32 @@ def _servers(_: Any) -> Servers:
 
 
 def _lock(args: Any) -> Lock:
-    return api.lock(args.operand, mode="exclusive" if args.exclusive else "shared")
+    try:
+        return api.lock(
+            args.operand,
+            mode="exclusive" if args.exclusive else "shared",
+            wait=_seconds(args.wait),
+            labels=args.label,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _seconds(text: str) -> float | None:
+    if text == FOREVER:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        msg = f'--wait needs seconds or "{FOREVER}", not {text!r}'
+        raise UsageError(msg) from None
+
+
+def _pin(args: Any) -> None:
+    if not args.operand:
+        msg = f"%comfy pin needs the id of a ComfyServer, or {NO_PIN!r}: %comfy pin gpu-1"
+        raise UsageError(msg)
+    api.pin(None if args.operand == NO_PIN else args.operand)
 
 
 def _release(_: Any) -> None:
@@ -82,6 +120,7 @@ COMMANDS: dict[str, Callable[[Any], Any]] = {
     "release": _release,
     "status": _status,
     "run": _run,
+    "pin": _pin,
 }
 
 
@@ -91,13 +130,29 @@ def complete(_: Any, event: Any) -> list[str]:
     if len(words) <= 1:
         return list(COMMANDS)
     if words[1] == "lock":
-        try:
-            return [each.comfy_id for each in api.servers()]
-        except ComfyLockError:
-            return []
+        return _complete_lock(words[-1], event.symbol)
+    if words[1] == "pin":
+        return [*(each.comfy_id for each in _pool()), NO_PIN]
     if words[1] == "run":
         return sorted(str(path) for path in Path().glob("*.json"))
     return []
+
+
+def _complete_lock(before: str, symbol: str) -> list[str]:
+    if symbol.startswith("-"):
+        return ["--exclusive", "--label", "--wait"]
+    if before == "--wait":
+        return [FOREVER]
+    if before == "--label":
+        return sorted({label for each in _pool() for label in each.labels})
+    return [each.comfy_id for each in _pool()]
+
+
+def _pool() -> Sequence[Comfy]:
+    try:
+        return current().servers()
+    except ComfyLockError:
+        return ()
 
 
 def load(shell: InteractiveShell) -> None:

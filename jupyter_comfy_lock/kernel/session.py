@@ -4,11 +4,9 @@ import atexit
 import os
 import threading
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 import httpx
 from httpx_sse import ServerSentEvent
@@ -22,17 +20,18 @@ from jupyter_comfy_lock.domain.errors import (
     WrongCredential,
 )
 from jupyter_comfy_lock.domain.task import TaskState
+from jupyter_comfy_lock.kernel.book import TaskBook
 from jupyter_comfy_lock.kernel.client import ComfyClient
 from jupyter_comfy_lock.kernel.connection import Place, find_place, own_name
 from jupyter_comfy_lock.kernel.events import EventThread
+from jupyter_comfy_lock.kernel.held import HeldLock
+from jupyter_comfy_lock.kernel.lease import LeaseThread
 from jupyter_comfy_lock.kernel.task import Task
 from jupyter_comfy_lock.kernel.views import Comfy, Lock, SecretUrl, Servers, Tasks, newest_first
-from jupyter_comfy_lock.kernel.wire import HelloJson, LockJson, TaskJson
+from jupyter_comfy_lock.kernel.waiting import Asking, Tell, checked_wish
+from jupyter_comfy_lock.kernel.wire import HelloJson, TaskJson
 
 T = TypeVar("T")
-
-#: News of tasks that nobody here has asked for yet: an event can overtake the reply to a submit.
-UNCLAIMED = 256
 
 _FORGOTTEN = "the Jupyter server was restarted, or this kernel was away for too long"
 
@@ -53,15 +52,10 @@ class Session:
         self._client = ComfyClient(place, transport=transport)
         self._greeting = threading.Lock()
         self._hello: HelloJson | None = None
-        self._book = threading.RLock()
-        self._tasks: WeakValueDictionary[str, Task] = WeakValueDictionary()
-        self._unclaimed: OrderedDict[str, TaskJson] = OrderedDict()
-        #: The lock that this kernel knows to have; the server's word counts, this is for messages.
-        self._held: LockJson | None = None
-        self._gone_because: str | None = None
-        #: The last lock that was released on purpose.
-        self._let_go: tuple[str, int] | None = None
+        self._book = TaskBook(self)
+        self._held = HeldLock()
         self._events = EventThread(self._open_events, self._hear)
+        self._lease = LeaseThread(self._renew)
 
     # -- who we are -----------------------------------------------------------------------------
 
@@ -100,31 +94,85 @@ class Session:
         """Return the pool."""
         return Servers([Comfy.from_json(each) for each in self._call(self._client.pool)])
 
-    def lock(self, comfy_id: str | None = None, *, mode: str = "shared") -> Lock:
+    def lock(
+        self,
+        comfy_id: str | None = None,
+        *,
+        mode: str = "shared",
+        wait: float | None = 0,
+        labels: Iterable[str] = (),
+        tell: Tell = lambda _: None,
+    ) -> Lock:
         """Lock `comfy_id`, or what the notebook is pinned to, or the best free ComfyServer.
 
+        `wait`: at most so many seconds in line, None for ever; `tell` hears of it meanwhile.
+
         Raises:
-            UnknownComfy, ComfyUnreachable, NotComfyUI, LockRefused, EmptyPool,
-            ServerConsistencyError: nothing was locked, and what was held is held still.
+            UnknownComfy, ComfyUnreachable, NotComfyUI, LockRefused, LockTimeout, ComfyClosed,
+            EmptyPool, ServerConsistencyError: nothing was locked, and what was held is held still.
+            TypeError, ValueError: that cannot be asked for; nothing was sent.
         """
-        answer, new = self._call(lambda me: self._client.lock(me, comfy_id, mode))
-        self._hold(answer["lock"])
-        return Lock.from_json(answer["lock"], chosen_by=answer["chosen_by"], new=new)
+        asking = Asking(
+            wish=checked_wish(comfy_id, mode=mode, wait=wait, labels=labels),
+            ask=lambda wish, on_waiting: self._call(
+                lambda me: self._client.lock(me, wish, on_waiting)
+            ),
+            take_back=self._take_back,
+            standing=self._standing,
+            tell=tell,
+        )
+        answer, created = asking.until_locked()
+        self._held.hold(answer["lock"])
+        was = answer.get("was")
+        return Lock.from_json(
+            answer["lock"],
+            chosen_by=answer["chosen_by"],
+            new=was is None if "was" in answer else created,
+            was=was,
+            home=self,
+        )
 
     def locked(self) -> Lock | None:
         """Return the lock that this kernel has now, by the server's word."""
-        locks = self._call(self._client.locks)
-        return Lock.from_json(locks[0], new=False) if locks else None
+        for json in self._call(self._client.locks):
+            # One that drains is not this kernel's to use any more.
+            if json.get("state", "held") == "held":
+                return Lock.from_json(json, new=False, home=self)
+        return None
 
     def release(self) -> str | None:
         """Release; return the id of the ComfyServer that was held, None if none was."""
         released = self._call(self._client.release)
-        with self._book:
-            self._gone_because = None
-            self._let_go = _which(released)
-            if released is None or _which(self._held) == self._let_go:
-                self._held = None
+        self._held.let_go(released)
         return released["comfy_id"] if released else None
+
+    def has(self, lock: Lock) -> bool:
+        """Whether this kernel has `lock`'s ComfyServer, as far as is known here."""
+        return self._held.comfy_id == lock.comfy_id
+
+    def leave_block(self, lock: Lock) -> None:
+        """Undo what taking `lock` did, if this kernel still holds that ComfyServer."""
+        before = lock.was if lock.was != lock.mode else None
+        if not self._is_mine() or not (lock.new or before):
+            return
+        held = self.locked()
+        if held is None or held.comfy_id != lock.comfy_id:
+            return
+        if before:
+            self.lock(lock.comfy_id, mode=before)
+        else:
+            self.release()
+
+    def loss(self, *, held_now: str | None = None) -> str | None:
+        """Return what to tell the user of a lock that was taken away, once.
+
+        `held_now`: what the server has just said to be locked.
+        """
+        return self._held.loss(held_now)
+
+    def pin(self, comfy_id: str | None) -> str | None:
+        """Have `comfy_id` preferred for as long as this kernel lives, None for no preference."""
+        return self._call(lambda me: self._client.pin(me, comfy_id))
 
     # -- tasks ----------------------------------------------------------------------------------
 
@@ -147,15 +195,18 @@ class Session:
 
         try:
             json = self._call(send)
+        except StaleLock:
+            self._held.told()
+            raise
         except NoLock:
-            self._refuse_to_wander()
+            self._held.refuse_to_wander()
             on_lock(self.lock())
             json = self._call(send)
-        return self._adopt(json)
+        return self._book.adopt(json)
 
     def tasks(self) -> Tasks:
         """Return this kernel's tasks, newest first."""
-        return newest_first([self._adopt(each) for each in self._call(self._client.tasks)])
+        return newest_first([self._book.adopt(each) for each in self._call(self._client.tasks)])
 
     def task(self, task_id: str) -> Task:
         """Return one of this kernel's tasks.
@@ -163,7 +214,7 @@ class Session:
         Raises:
             UnknownTask: it has none with that id.
         """
-        return self._adopt(self._call(lambda me: self._client.task(me, task_id)))
+        return self._book.adopt(self._call(lambda me: self._client.task(me, task_id)))
 
     def refresh(self, task: Task) -> None:
         """Ask for the newest state of `task`; one that the server does not know is lost."""
@@ -172,11 +223,11 @@ class Session:
         except UnknownTask:
             reason = f"the Jupyter server does not know it any more: {_FORGOTTEN}"
             json = {**task.json, "state": TaskState.LOST.value, "reason": reason}
-        self._tell(json)
+        self._book.tell(json)
 
     def cancel(self, task: Task) -> None:
         """Ask for the end of `task`."""
-        self._tell(self._call(lambda me: self._client.cancel(me, task.id)))
+        self._book.tell(self._call(lambda me: self._client.cancel(me, task.id)))
 
     def fetch(self, path: str) -> bytes:
         """Return the bytes at `path` of the Jupyter server."""
@@ -187,12 +238,30 @@ class Session:
     def close(self) -> None:
         """Stop listening and, if attached, leave. A managed kernel's end is seen by its server."""
         self._events.stop()
+        self._lease.stop()
         if self._hello is not None and self.place.kind == "attached" and self._is_mine():
             with suppress(ComfyLockError):
                 self._client.leave(self._hello["credential"])
 
     def _is_mine(self) -> bool:
         return self._pid == os.getpid()
+
+    # -- staying -------------------------------------------------------------------------------
+
+    def _renew(self) -> None:
+        hello = self._hello
+        if hello is not None and "lease" in hello:
+            self._client.renew(hello["credential"], max(1.0, hello["lease"]["renew_every_s"]))
+
+    def _take_back(self, request_id: str) -> None:
+        if self._hello is not None:
+            released = self._client.take_back(self._hello["credential"], request_id)
+            if released is not None:
+                self._held.let_go(released)
+
+    def _standing(self) -> str:
+        held = self._held.comfy_id
+        return f"{held} is locked as before" if held else "nothing is locked"
 
     # -- saying hello ---------------------------------------------------------------------------
 
@@ -218,9 +287,12 @@ class Session:
         with self._greeting:
             if self._hello is None or self._hello["credential"] == refused:
                 if refused is not None:
-                    self._gone_because = _FORGOTTEN
+                    self._held.lose(_FORGOTTEN)
                 self._hello = self._say_hello()
                 self._events.start()
+                lease = self._hello.get("lease")
+                if lease is not None and self.place.kind == "attached":
+                    self._lease.keep(lease["renew_every_s"])
             return self._hello
 
     def _say_hello(self) -> HelloJson:
@@ -257,70 +329,21 @@ class Session:
 
     def _hear(self, event: str, data: Mapping[str, Any]) -> None:
         if event == "task":
-            self._tell(data)  # type: ignore[arg-type]
+            self._book.tell(data)  # type: ignore[arg-type]
         elif event == "lock":
             self._hear_lock(data)
         elif event == "snapshot":
             self._hear_lock(data)
-            for json in data.get("tasks") or []:
-                self._tell(json)
-            self._look_for({json["task_id"] for json in data.get("tasks") or []})
+            tasks = data.get("tasks") or []
+            for json in tasks:
+                self._book.tell(json)
+            # Who waits for one that the snapshot left out has to hear of its end, too.
+            for task in self._book.pending_without(json["task_id"] for json in tasks):
+                self.refresh(task)
 
     def _hear_lock(self, data: Mapping[str, Any]) -> None:
-        lock = data.get("lock")
-        with self._book:
-            # The news of a lock can come when it has been released already.
-            if lock and _which(lock) != self._let_go:
-                self._hold(lock)
-            elif not lock and data.get("reason"):
-                self._gone_because = str(data["reason"])
-
-    def _look_for(self, told: set[str]) -> None:
-        """Ask for pending tasks that the snapshot left out, so that who waits hears their end."""
-        with self._book:
-            left_out = [t for t in self._tasks.values() if not t.ended and t.id not in told]
-        for task in left_out:
-            self.refresh(task)
-
-    def _tell(self, json: TaskJson) -> None:
-        with self._book:
-            task = self._tasks.get(json["task_id"])
-            if task is not None:
-                task.hear(json)
-                return
-            self._unclaimed[json["task_id"]] = json
-            self._unclaimed.move_to_end(json["task_id"])
-            while len(self._unclaimed) > UNCLAIMED:
-                self._unclaimed.popitem(last=False)
-
-    def _adopt(self, json: TaskJson) -> Task:
-        """Return the one Task object of `json`, as new as anything heard of it."""
-        with self._book:
-            task = self._tasks.get(json["task_id"])
-            if task is None:
-                task = self._tasks[json["task_id"]] = Task(self, json)
-            else:
-                task.hear(json)
-            heard = self._unclaimed.pop(json["task_id"], None)
-            if heard is not None:
-                task.hear(heard)
-            return task
-
-    # -- the lock, remembered -------------------------------------------------------------------
-
-    def _hold(self, lock: LockJson) -> None:
-        self._held, self._gone_because = lock, None
-
-    def _refuse_to_wander(self) -> None:
-        """Raise if a lock was lost: what to do about it is the user's to decide (R3)."""
-        held = self._held
-        if held is not None:
-            why = self._gone_because or "the Jupyter server released it"
-            raise StaleLock(held["comfy_id"], held["fence"], f"{why}; this prompt was not sent")
-
-
-def _which(lock: LockJson | None) -> tuple[str, int] | None:
-    return (lock["comfy_id"], lock["fence"]) if lock else None
+        lock, reason = data.get("lock"), data.get("reason")
+        self._held.hear(lock or None, str(reason) if reason else None)
 
 
 _current: Session | None = None

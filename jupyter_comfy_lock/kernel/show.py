@@ -1,4 +1,4 @@
-"""Whether, and how, a task is shown under the cell that submitted it."""
+"""What is shown under the running cell besides a cell's result, and whether it can be."""
 
 import logging
 import os
@@ -43,8 +43,48 @@ def in_notebook() -> bool:
     """Whether a front end may show widgets: an IPython kernel, and nobody said no."""
     if os.environ.get(SWITCH, "").lower() in ("0", "no", "false", "off"):
         return False
-    shell = _shell()
-    return shell is not None and getattr(shell, "kernel", None) is not None
+    return in_kernel()
+
+
+def in_kernel() -> bool:
+    """Whether this is an IPython kernel, whoever runs it."""
+    return getattr(_shell(), "kernel", None) is not None
+
+
+class StatusLine:
+    """One line under the running cell that changes in place; elsewhere, a line for each change."""
+
+    def __init__(self) -> None:
+        #: What was shown last; "" before that.
+        self.text = ""
+        self._handle: Any = None
+
+    def show(self, text: str) -> None:
+        """Show `text` instead of what was shown before."""
+        if text == self.text:
+            return
+        self.text = text
+        if not in_kernel():
+            # Flushed: who looks at a log wants to know now what is waited for.
+            print(text, flush=True)  # noqa: T201 - this is for the user
+            return
+        from IPython.display import display  # noqa: PLC0415 - only kernels need it
+
+        bundle = {"text/plain": text}
+        if self._handle is None:
+            self._handle = display(bundle, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._handle.update(bundle, raw=True)
+
+
+def tell_browser(target: str, data: dict[str, Any]) -> None:
+    """Tell the extension in this kernel's page something, if there is one that listens."""
+    try:
+        from comm import create_comm  # noqa: PLC0415 - comes with ipykernel; other kernels vary
+    except ImportError:
+        return
+    # Opening is all there is to it: the data is in the message that opens.
+    create_comm(target_name=target, data=data).close()
 
 
 def _shell() -> Any:

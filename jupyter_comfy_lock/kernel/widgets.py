@@ -10,6 +10,7 @@ import traitlets
 
 from jupyter_comfy_lock.kernel.client import API
 from jupyter_comfy_lock.kernel.task import Task
+from jupyter_comfy_lock.kernel.threads import background
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +79,7 @@ class Writer:
         with self._changed:
             self._marked.add(view)
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._run, name="comfy-lock-views", daemon=True
-                )
+                self._thread = background(self._run, name="comfy-lock-views")
                 self._thread.start()
             self._changed.notify()
 

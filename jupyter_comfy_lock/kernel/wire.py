@@ -13,6 +13,13 @@ class HolderJson(TypedDict):
     name: str
 
 
+class LeaseJson(TypedDict):
+    """How long an attached process is believed to live, and how often it has to say so."""
+
+    ttl_s: float
+    renew_every_s: float
+
+
 class HelloJson(TypedDict):
     """The answer to a hello."""
 
@@ -20,6 +27,7 @@ class HelloJson(TypedDict):
     credential: str
     gateway_path: str
     version: str
+    lease: NotRequired[LeaseJson]
 
 
 class ComfyHolderJson(TypedDict):
@@ -29,6 +37,17 @@ class ComfyHolderJson(TypedDict):
     name: str
     mode: str
     since: float
+    state: NotRequired[str]
+
+
+class ComfyWaiterJson(TypedDict):
+    """One of those who wait for a ComfyServer; `place` counts from 1."""
+
+    holder_id: str
+    name: str
+    mode: str
+    since: float
+    place: int
 
 
 class ComfyJson(TypedDict):
@@ -46,6 +65,11 @@ class ComfyJson(TypedDict):
     queue_remaining: int | None
     holders: list[ComfyHolderJson]
     mine: bool
+    state: NotRequired[str]
+    state_by: NotRequired[str | None]
+    state_why: NotRequired[str | None]
+    state_since: NotRequired[float | None]
+    waiting: NotRequired[list[ComfyWaiterJson]]
 
 
 class LockJson(TypedDict):
@@ -59,13 +83,40 @@ class LockJson(TypedDict):
     fence: int
     epoch: int
     granted_at: float
+    state: NotRequired[str]
+    foreign_prompts: NotRequired[int]
 
 
 class LockedJson(TypedDict):
-    """The answer to a wish for a lock."""
+    """The answer to a wish for a lock; `was` is the mode in which it was held just before."""
 
     lock: LockJson
     chosen_by: str
+    was: NotRequired[str | None]
+
+
+class WishJson(TypedDict):
+    """A wish for a lock; `wait` in seconds, None for ever."""
+
+    comfy_id: str | None
+    mode: str
+    wait: float | None
+    request_id: str
+    labels: NotRequired[list[str]]
+
+
+class WaitingJson(TypedDict):
+    """How a wish stands in line; `why` is a phrase for people."""
+
+    request_id: str
+    holder_id: str
+    name: str
+    mode: str
+    comfy_ids: list[str]
+    since: float
+    place: int
+    holders: list[ComfyHolderJson]
+    why: str
 
 
 class ProgressJson(TypedDict):

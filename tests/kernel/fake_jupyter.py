@@ -5,7 +5,7 @@ import io
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -13,6 +13,7 @@ import PIL.Image
 
 from jupyter_comfy_lock.domain.errors import (
     ComfyLockError,
+    LockRefused,
     NoLock,
     UnknownComfy,
     UnknownHolder,
@@ -28,7 +29,7 @@ KERNEL_ID = "k-1"
 KEY = b"session-key"
 NOW = 1_000_000.0
 
-DROP, END = object(), object()
+DROP, END, INTERRUPT = object(), object(), object()
 
 
 def managed_place(**changes: Any) -> Place:
@@ -46,20 +47,31 @@ def png(size: tuple[int, int], colour: str) -> bytes:
     return buffer.getvalue()
 
 
-class Feed(httpx.SyncByteStream):
-    """The open half of one event stream."""
+class Stream(httpx.SyncByteStream):
+    """The open half of an answer that goes on; what is put in comes out when it is read."""
 
     def __init__(self) -> None:
         self._items: queue.Queue[Any] = queue.Queue()
-
-    def put(self, event: str, data: dict[str, Any]) -> None:
-        self._items.put(f"event: {event}\ndata: {json.dumps(data)}\n\n".encode())
+        #: Set when the reader has closed its end.
+        self.closed = threading.Event()
 
     def raw(self, data: bytes) -> None:
         self._items.put(data)
 
     def drop(self) -> None:
+        """Break the connection."""
         self._items.put(DROP)
+
+    def end(self) -> None:
+        """End the answer as if it were complete."""
+        self._items.put(END)
+
+    def interrupt(self) -> None:
+        """Have the reader see a Ctrl-C."""
+        self._items.put(INTERRUPT)
+
+    def close(self) -> None:
+        self.closed.set()
 
     def __iter__(self) -> Iterator[bytes]:
         while True:
@@ -69,7 +81,28 @@ class Feed(httpx.SyncByteStream):
                 raise httpx.ReadError(msg)
             if item is END:
                 return
+            if item is INTERRUPT:
+                raise KeyboardInterrupt
             yield item
+
+
+class Feed(Stream):
+    """The open half of one event stream."""
+
+    def put(self, event: str, data: dict[str, Any]) -> None:
+        self.raw(f"event: {event}\ndata: {json.dumps(data)}\n\n".encode())
+
+
+class Line(Stream):
+    """The open half of one wait for a lock."""
+
+    def __init__(self, body: dict[str, Any], holder: dict[str, Any]) -> None:
+        super().__init__()
+        self.body = body
+        self.holder = holder
+
+    def put(self, data: dict[str, Any]) -> None:
+        self.raw(json.dumps(data).encode() + b"\n")
 
 
 class FakeJupyter:
@@ -85,6 +118,21 @@ class FakeJupyter:
         self.lock: dict[str, Any] | None = None
         self.pin: str | None = None
         self.fence = 0
+        #: ComfyServers that b.ipynb holds.
+        self.taken: set[str] = set()
+        #: Those who wait, in the order in which they came.
+        self.lines: list[Line] = []
+        #: What to do to a line when it has begun, instead of letting it wait.
+        self.on_line: Callable[[Line], None] = lambda line: None
+        #: Every wish for a lock, as it was sent.
+        self.wishes: list[dict[str, Any]] = []
+        #: The answer that each wish got.
+        self.granted: dict[str, dict[str, Any]] = {}
+        self.foreign_prompts = 0
+        #: None: an older server, which knows no leases and does not tell what a lock was.
+        self.lease: dict[str, float] | None = {"ttl_s": 60.0, "renew_every_s": 20.0}
+        #: More about each ComfyServer.
+        self.facts: dict[str, dict[str, Any]] = {}
         self.feeds: list[Feed] = []
         self.streams_work = True
         self.down = False
@@ -121,6 +169,32 @@ class FakeJupyter:
     def take_lock_away(self, reason: str) -> None:
         self.lock = None
         self.push("lock", {"lock": None, "reason": reason})
+
+    def grant(self, line: Line, *, silently: bool = False) -> None:
+        """Let who waits there have its turn; silently: without the answer."""
+        self.taken.clear()
+        self.lines.remove(line)
+        answer = self._grant(line.body, line.holder)[0]
+        if not silently:
+            line.put(answer)
+
+    def tell_waiting(self, line: Line, *, place: int = 1, why: str | None = None) -> None:
+        comfy_id = line.body["comfy_id"]
+        line.put(
+            {
+                "waiting": {
+                    "request_id": line.body["request_id"],
+                    "holder_id": line.holder["holder_id"],
+                    "name": line.holder["name"],
+                    "mode": line.body["mode"],
+                    "comfy_ids": [comfy_id] if comfy_id else self.pool,
+                    "since": NOW,
+                    "place": place,
+                    "holders": [],
+                    "why": why or f"held by b.ipynb since 14:02, you are number {place}",
+                }
+            }
+        )
 
     def count(self, call: str) -> int:
         return sum(each == call for each in self.calls)
@@ -171,6 +245,14 @@ class FakeJupyter:
             case ["DELETE", "locks", "mine"]:
                 released, self.lock = self.lock, None
                 return httpx.Response(200, json={"released": released})
+            case ["DELETE", "locks", "requests", request_id]:
+                return self._take_back(request_id)
+            case ["PUT", "holders", "me", "lease"]:
+                return httpx.Response(204)
+            case ["PUT", "holders", "me", "pin"]:
+                self._known(body["comfy_id"])
+                self.pin = body["comfy_id"]
+                return httpx.Response(200, json={"pin": self.pin})
             case ["POST", "tasks"]:
                 return self._submit(body, holder)
             case ["GET", "tasks"]:
@@ -212,15 +294,13 @@ class FakeJupyter:
             "name": "a.ipynb" if proves else body["name"] or "",
         }
         self.holders = {credential: holder}
-        return httpx.Response(
-            201,
-            json={
-                "holder": holder,
-                "credential": credential,
-                "gateway_path": f"comfy-lock/gateway/{credential}/",
-                "version": "0",
-            },
-        )
+        answer = {
+            "holder": holder,
+            "credential": credential,
+            "gateway_path": f"comfy-lock/gateway/{credential}/",
+            "version": "0",
+        }
+        return httpx.Response(201, json=answer | ({"lease": self.lease} if self.lease else {}))
 
     def _events(self, holder: dict[str, Any]) -> httpx.Response:
         if not self.streams_work:
@@ -247,18 +327,38 @@ class FakeJupyter:
             "queue_remaining": 2,
             "holders": [holder] if mine else [],
             "mine": mine,
+            **self.facts.get(comfy_id, {}),
         }
+
+    def _known(self, comfy_id: str | None) -> None:
+        if comfy_id is not None and comfy_id not in self.pool:
+            raise UnknownComfy(comfy_id, self.pool)
 
     def _lock(self, body: dict[str, Any], holder: dict[str, Any]) -> httpx.Response:
         if self.refuse is not None:
             raise self.refuse
+        self._known(body["comfy_id"])
+        self.wishes.append(body)
+        wanted = {body["comfy_id"]} if body["comfy_id"] else set(self.pool)
+        if body["request_id"] in self.granted:
+            return httpx.Response(200, json=self.granted[body["request_id"]])
+        if wanted <= self.taken:
+            if body["wait"] == 0:
+                raise LockRefused(body["comfy_id"], "b.ipynb holds it", [])
+            line = Line(body, holder)
+            self.lines.append(line)
+            self.on_line(line)
+            headers = {"Content-Type": "application/x-ndjson"}
+            return httpx.Response(202, headers=headers, stream=line)
+        answer, new = self._grant(body, holder)
+        return httpx.Response(201 if new else 200, json=answer)
+
+    def _grant(self, body: dict[str, Any], holder: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         asked = body["comfy_id"]
-        if asked is not None and asked not in self.pool:
-            raise UnknownComfy(asked, self.pool)
         comfy_id = asked or self.pin or self.pool[-1]
         chosen_by = "name" if asked else "pin" if self.pin else "best"
-        had = self.lock is not None and self.lock["comfy_id"] == comfy_id
-        if not had:
+        was = self.lock["mode"] if self.lock and self.lock["comfy_id"] == comfy_id else None
+        if was != body["mode"]:
             self.fence += 1
             self.lock = {
                 "comfy_id": comfy_id,
@@ -269,10 +369,23 @@ class FakeJupyter:
                 "fence": self.fence,
                 "epoch": 1,
                 "granted_at": NOW,
+                "state": "held",
+                "foreign_prompts": self.foreign_prompts,
             }
         self.push("lock", {"lock": self.lock, "reason": None})
         answer = {"lock": self.lock, "chosen_by": chosen_by}
-        return httpx.Response(200 if had else 201, json=answer)
+        answer |= {"was": was} if self.lease else {}
+        self.granted[body["request_id"]] = answer
+        return answer, was is None
+
+    def _take_back(self, request_id: str) -> httpx.Response:
+        self.lines = [each for each in self.lines if each.body["request_id"] != request_id]
+        granted = self.granted.pop(request_id, None)
+        if granted is None or granted["lock"] is not self.lock:
+            return httpx.Response(200, json={"released": None})
+        released, self.lock = self.lock, None
+        self.push("lock", {"lock": None, "reason": None})
+        return httpx.Response(200, json={"released": released})
 
     def _submit(self, body: dict[str, Any], holder: dict[str, Any]) -> httpx.Response:
         if self.lock is None:

@@ -11,8 +11,10 @@ import warnings
 import pytest
 
 import jupyter_comfy_lock as comfy
+from jupyter_comfy_lock.kernel import session as sessions
+from jupyter_comfy_lock.kernel.session import Session
 from jupyter_comfy_lock.kernel.views import ComfyHolder
-from tests.kernel.fake_jupyter import NOW
+from tests.kernel.fake_jupyter import NOW, attached_place
 
 WORKFLOW = {"1": {"class_type": "X", "inputs": {"seed": 7}}}
 
@@ -131,6 +133,91 @@ class TestLock:
         comfy.lock()
         assert capsys.readouterr().out.splitlines()[1] == "gpu-2 is locked already."
 
+    def test_a_lock_that_becomes_exclusive_says_what_it_was(self, capsys):
+        comfy.lock()
+        comfy.lock(mode="exclusive")
+        assert capsys.readouterr().out.splitlines()[1] == (
+            "Locked gpu-2 exclusively, the best free ComfyServer; it was shared before."
+        )
+
+    @pytest.mark.parametrize(("many", "said"), [(1, "1 prompt of"), (3, "3 prompts of")])
+    def test_prompts_of_others_in_the_queue_are_told(self, jupyter, capsys, many, said):
+        jupyter.foreign_prompts = many
+        assert comfy.lock("gpu-1", mode="exclusive").foreign_prompts == many
+        told = f"Locked gpu-1 exclusively. {said} others are in its queue.\n"
+        assert capsys.readouterr().out == told
+
+
+class TestPin:
+    """`comfy.pin` says what is preferred, and for how long that is kept."""
+
+    @pytest.fixture
+    def opened(self, monkeypatch):
+        """What was told to the browser."""
+        opened = []
+
+        class Comm:
+            def close(self):
+                opened.append("closed")
+
+        def create_comm(*, target_name, data):
+            opened.append((target_name, data))
+            return Comm()
+
+        monkeypatch.setattr("comm.create_comm", create_comm)
+        return opened
+
+    def test_a_notebook_keeps_its_pin_when_it_is_saved(self, session, jupyter, opened, capsys):
+        comfy.pin("gpu-1")
+        assert jupyter.pin == "gpu-1"
+        assert opened == [("jupyter_comfy_lock:pin", {"pin": "gpu-1"}), "closed"]
+        assert capsys.readouterr().out == (
+            "This notebook is pinned to gpu-1. "
+            "That is kept with the notebook when the notebook is saved.\n"
+        )
+
+    def test_none_removes_the_pin(self, session, jupyter, opened, capsys):
+        comfy.pin("gpu-1")
+        comfy.pin(None)
+        assert jupyter.pin is None
+        assert opened[2] == ("jupyter_comfy_lock:pin", {"pin": None})
+        assert "is pinned to no ComfyServer. That" in capsys.readouterr().out
+
+    def test_locking_without_an_id_takes_the_pin(self, session, opened):
+        comfy.pin("gpu-1")
+        assert comfy.lock().chosen_by == "pin"
+
+    def test_a_process_keeps_its_pin_until_it_ends(self, jupyter, opened, capsys):
+        made = Session(attached_place(), transport=jupyter.transport)
+        sessions.use(made)
+        try:
+            comfy.pin("gpu-1")
+        finally:
+            sessions.use(None)
+            made.close()
+        assert opened == []
+        assert capsys.readouterr().out == (
+            "This process is pinned to gpu-1. That is kept until the process ends.\n"
+        )
+
+    def test_an_unknown_comfyserver_is_refused_and_nothing_is_told(self, session, opened, capsys):
+        with pytest.raises(comfy.UnknownComfy, match="gpu-1, gpu-2"):
+            comfy.pin("gpu-9")
+        assert (opened, capsys.readouterr().out) == ([], "")
+
+    @pytest.mark.parametrize("no_id", [3, True, ["gpu-1"]])
+    def test_what_is_no_id_is_refused_before_anything_is_sent(self, session, jupyter, no_id):
+        with pytest.raises(TypeError, match="is text or None"):
+            comfy.pin(no_id)
+        assert jupyter.calls == []
+
+    def test_without_comms_nothing_fails(self, session, monkeypatch):
+        monkeypatch.setitem(sys.modules, "comm", None)
+        comfy.pin("gpu-1")
+
+    def test_where_no_front_end_listens_nothing_fails(self, session):
+        comfy.pin("gpu-1")
+
 
 class TestServers:
     """`comfy.servers()` shows the pool."""
@@ -159,6 +246,38 @@ class TestServers:
             since=time.time(),
         )
         assert str(holder) == "attached-f6ac29d5….1 (0 s, exclusively)"
+
+    def test_who_waits_is_shown_in_the_order_of_the_turns(self, jupyter):
+        now = time.time()
+        jupyter.facts["gpu-1"] = {
+            "waiting": [
+                {"holder_id": "k", "name": n, "mode": m, "since": now, "place": p}
+                for p, n, m in ((1, "b.ipynb", "exclusive"), (2, "c.ipynb", "shared"))
+            ]
+        }
+        found = comfy.servers()
+        assert "1. b.ipynb (0 s, exclusively), 2. c.ipynb (0 s)" in repr(found)
+        assert [each.place for each in found["gpu-1"].waiting] == [1, 2]
+
+    def test_a_holder_that_let_go_and_whose_prompts_go_on_is_shown_as_draining(self, jupyter):
+        holder = {"holder_id": "k", "name": "b.ipynb", "mode": "exclusive", "since": time.time()}
+        jupyter.facts["gpu-2"] = {"holders": [{**holder, "state": "draining"}]}
+        assert "b.ipynb (0 s, exclusively, draining)" in repr(comfy.servers())
+
+    def test_a_comfyserver_that_is_closed_says_by_whom_and_why_and_has_no_room(self, jupyter):
+        jupyter.facts["gpu-2"] = {
+            "state": "disabled",
+            "state_by": "ann",
+            "state_why": "new driver",
+            "state_since": time.time() - 300,
+        }
+        closed = comfy.servers()["gpu-2"]
+        assert closed.standing == "ok; disabled by ann (5 min): new driver"
+        assert closed.free == 0
+        assert closed.standing in repr(comfy.servers())
+
+    def test_an_older_server_tells_neither_states_nor_lines(self, servers):
+        assert (servers[0].state, servers[0].waiting) == ("open", ())
 
     def test_the_html_is_escaped(self, servers):
         assert "cuda:0 &lt;A100&gt;" in servers._repr_html_()

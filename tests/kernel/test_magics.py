@@ -48,6 +48,45 @@ def test_an_exclusive_lock_can_be_asked_for(shell):
     assert run(shell, "lock gpu-1 --exclusive").mode == "exclusive"
 
 
+@pytest.mark.parametrize(("told", "sent"), [("30", 30), ("0.5", 0.5), ("forever", None)])
+def test_lock_can_wait(shell, jupyter, told, sent):
+    run(shell, f"lock gpu-1 --wait {told}")
+    assert jupyter.wishes[0]["wait"] == sent
+
+
+def test_lock_waits_for_nothing_unless_it_is_told_to(shell, jupyter):
+    run(shell, "lock gpu-1")
+    assert jupyter.wishes[0]["wait"] == 0
+
+
+def test_lock_can_choose_by_labels(shell, jupyter):
+    run(shell, "lock --label flux --label big")
+    assert jupyter.wishes[0]["labels"] == ["flux", "big"]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("lock --wait soon", "needs seconds or \"forever\", not 'soon'"),
+        ("lock --wait=-3", "wait must be a number of seconds"),
+        ("lock gpu-1 --label flux", "'gpu-1' is chosen already"),
+        ("pin", "needs the id of a ComfyServer, or 'none'"),
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error(shell, jupyter, line, why):
+    with pytest.raises(UsageError, match=why):
+        run(shell, line)
+    assert jupyter.calls == []
+
+
+def test_pin_sets_and_none_removes(shell, jupyter, capsys):
+    run(shell, "pin gpu-1")
+    assert jupyter.pin == "gpu-1"
+    run(shell, "pin none")
+    assert jupyter.pin is None
+    assert capsys.readouterr().out.splitlines()[0].startswith("This notebook is pinned to gpu-1.")
+
+
 def test_an_error_of_the_api_comes_through(shell):
     with pytest.raises(UnknownComfy, match="gpu-1, gpu-2"):
         run(shell, "lock gpu-9")
@@ -91,6 +130,11 @@ def test_run_without_a_file_says_what_it_needs(shell):
         ("%comfy lo", "lo", list(magics.COMMANDS)),
         ("%comfy lock ", "", ["gpu-1", "gpu-2"]),
         ("%comfy lock gp", "gp", ["gpu-1", "gpu-2"]),
+        ("%comfy lock --", "--", ["--exclusive", "--label", "--wait"]),
+        ("%comfy lock gpu-1 --wait ", "", ["forever"]),
+        ("%comfy lock --label ", "", ["flux"]),
+        ("%comfy lock --label fl", "fl", ["flux"]),
+        ("%comfy pin ", "", ["gpu-1", "gpu-2", "none"]),
         ("%comfy run ", "", ["b.json"]),
         ("%comfy release ", "", []),
     ],

@@ -52,8 +52,8 @@ def test_an_end_that_overtakes_the_reply_to_the_submit_is_not_missed(jupyter, se
     session.lock("gpu-1")
     jupyter.wait_for_call("GET events")
     heard = threading.Event()
-    tell = session._tell
-    session._tell = lambda json: (tell(json), heard.set())
+    tell = session._book.tell
+    session._book.tell = lambda json: (tell(json), heard.set())
 
     def end_it(task_id):
         jupyter.change(task_id, state="succeeded")
@@ -238,7 +238,7 @@ def test_late_news_does_not_undo_an_end(jupyter, session, task):
     old = dict(task.json, state="running")
     jupyter.change(task.id, state="succeeded")
     task.wait(timeout=20)
-    session._tell(old)
+    session._book.tell(old)
     assert task.state == "succeeded"
 
 
