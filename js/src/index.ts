@@ -4,12 +4,13 @@ import type {
 } from '@jupyterlab/application';
 import { ICommandPalette, showErrorMessage } from '@jupyterlab/apputils';
 
+import { PinKeeper } from './pin';
 import { showPool } from './pool_dialog';
 import { ComfyLockClient } from './rest';
 
 const SHOW_POOL = 'comfy-lock:show-pool';
 
-const plugin: JupyterFrontEndPlugin<void> = {
+const pool: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-comfy-lock:pool',
   description: 'Shows the pool of ComfyUI servers.',
   autoStart: true,
@@ -31,4 +32,14 @@ const plugin: JupyterFrontEndPlugin<void> = {
   }
 };
 
-export default plugin;
+const pin: JupyterFrontEndPlugin<void> = {
+  id: 'jupyter-comfy-lock:pin',
+  description: 'Keeps the pin that a kernel tells with its notebook.',
+  autoStart: true,
+  activate: (app: JupyterFrontEnd) => {
+    // Every notebook that is opened from now on, in JupyterLab as in Notebook 7.
+    app.docRegistry.addWidgetExtension('Notebook', new PinKeeper());
+  }
+};
+
+export default [pool, pin];

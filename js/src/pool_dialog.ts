@@ -1,9 +1,16 @@
 import { Dialog, showDialog } from '@jupyterlab/apputils';
 import { Widget } from '@lumino/widgets';
 
-import type { IComfyServer } from './rest';
+import type { IComfyServer, IHolder, IWaiter } from './rest';
 
-const HEADINGS = ['ComfyUI server', 'Health', 'Version', 'Queue', 'Used by'];
+const HEADINGS = [
+  'ComfyUI server',
+  'Health',
+  'Version',
+  'Queue',
+  'Used by',
+  'Waiting'
+];
 
 /** Show the pool in a dialog until the person closes it. */
 export async function showPool(
@@ -37,6 +44,7 @@ class PoolTable extends Widget {
     for (const server of servers) {
       const row = body.insertRow();
       row.dataset['health'] = server.health;
+      row.dataset['state'] = server.state;
       row.title = server.url;
       for (const text of poolRow(server)) {
         row.insertCell().textContent = text;
@@ -50,13 +58,32 @@ class PoolTable extends Widget {
 export function poolRow(server: IComfyServer): string[] {
   return [
     server.comfyId,
-    server.reason === null
-      ? server.health
-      : `${server.health}: ${server.reason}`,
+    standing(server),
     server.version ?? '',
     server.queueRemaining === null ? '' : String(server.queueRemaining),
     server.holders
-      .map(holder => `${holder.name || holder.holderId} (${holder.mode})`)
+      .map(holder => {
+        const draining = holder.state === 'draining' ? ', draining' : '';
+        return `${label(holder)} (${holder.mode}${draining})`;
+      })
+      .join(', '),
+    server.waiting
+      .map(waiter => `${waiter.place}. ${label(waiter)} (${waiter.mode})`)
       .join(', ')
   ];
+}
+
+function standing(server: IComfyServer): string {
+  const { health, reason, state, stateBy, stateWhy } = server;
+  const does = reason === null ? health : `${health}: ${reason}`;
+  if (state === 'open') {
+    return does;
+  }
+  const by = stateBy === null ? '' : ` by ${stateBy}`;
+  const why = stateWhy === null || stateWhy === '' ? '' : `: ${stateWhy}`;
+  return `${does}; ${state}${by}${why}`;
+}
+
+function label(who: IHolder | IWaiter): string {
+  return who.name || who.holderId;
 }

@@ -9,6 +9,17 @@ export interface IHolder {
   readonly mode: string;
   /** Seconds since the epoch. */
   readonly since: number;
+  /** "held", or "draining" when it let go and its prompts have not left yet. */
+  readonly state: string;
+}
+
+/** A kernel that waits for a ComfyUI server. */
+export interface IWaiter {
+  readonly holderId: string;
+  readonly name: string;
+  readonly mode: string;
+  /** 1 for who is next. */
+  readonly place: number;
 }
 
 /** A ComfyUI server of the pool. */
@@ -22,6 +33,13 @@ export interface IComfyServer {
   /** Prompts that wait or run there, of everybody; null when unknown. */
   readonly queueRemaining: number | null;
   readonly holders: ReadonlyArray<IHolder>;
+  /** "open", or what somebody made of it: "draining" or "disabled". */
+  readonly state: string;
+  /** Who closed it; null when it is open. */
+  readonly stateBy: string | null;
+  readonly stateWhy: string | null;
+  /** In the order of their turns. */
+  readonly waiting: ReadonlyArray<IWaiter>;
 }
 
 /**
@@ -85,6 +103,13 @@ function parseServer(data: unknown, where: string): IComfyServer {
     queueRemaining: orNull(number, server, 'queue_remaining', where),
     holders: list(server, 'holders', where).map((holder, n) =>
       parseHolder(holder, `${where}.holders[${n}]`)
+    ),
+    // Servers before locks could be waited for send none of these.
+    state: or('open', string, server, 'state', where),
+    stateBy: or(null, string, server, 'state_by', where),
+    stateWhy: or(null, string, server, 'state_why', where),
+    waiting: or([], list, server, 'waiting', where).map((waiter, n) =>
+      parseWaiter(waiter, `${where}.waiting[${n}]`)
     )
   };
 }
@@ -95,7 +120,18 @@ function parseHolder(data: unknown, where: string): IHolder {
     holderId: string(holder, 'holder_id', where),
     name: string(holder, 'name', where),
     mode: string(holder, 'mode', where),
-    since: number(holder, 'since', where)
+    since: number(holder, 'since', where),
+    state: or('held', string, holder, 'state', where)
+  };
+}
+
+function parseWaiter(data: unknown, where: string): IWaiter {
+  const waiter = object(data, where);
+  return {
+    holderId: string(waiter, 'holder_id', where),
+    name: string(waiter, 'name', where),
+    mode: string(waiter, 'mode', where),
+    place: number(waiter, 'place', where)
   };
 }
 
@@ -139,6 +175,18 @@ function orNull<T>(
   where: string
 ): T | null {
   return fields[name] === null ? null : read(fields, name, where);
+}
+
+function or<T, D>(
+  missing: D,
+  read: (fields: Fields, name: string, where: string) => T,
+  fields: Fields,
+  name: string,
+  where: string
+): T | D {
+  return fields[name] === null || fields[name] === undefined
+    ? missing
+    : read(fields, name, where);
 }
 
 function join(where: string, name: string): string {

@@ -29,9 +29,43 @@ test('a pool is read as it was promised', () => {
       version: '0.3.75',
       queueRemaining: 2,
       holders: [
-        { holderId: 'k.1', name: 'a.ipynb', mode: 'shared', since: 5 }
-      ]
+        {
+          holderId: 'k.1',
+          name: 'a.ipynb',
+          mode: 'shared',
+          since: 5,
+          state: 'held'
+        }
+      ],
+      state: 'open',
+      stateBy: null,
+      stateWhy: null,
+      waiting: []
     }
+  ]);
+});
+
+test('who closed it, who waits and who drains are read where they are told', () => {
+  const [server] = parsePool({
+    servers: [
+      {
+        ...SERVER,
+        holders: [{ ...HOLDER, state: 'draining' }],
+        state: 'disabled',
+        state_by: 'ann',
+        state_why: 'new driver',
+        waiting: [{ ...HOLDER, name: 'b.ipynb', place: 1 }]
+      }
+    ]
+  });
+  assert.ok(server);
+  assert.equal(server.holders[0]?.state, 'draining');
+  assert.deepEqual(
+    [server.state, server.stateBy, server.stateWhy],
+    ['disabled', 'ann', 'new driver']
+  );
+  assert.deepEqual(server.waiting, [
+    { holderId: 'k.1', name: 'b.ipynb', mode: 'shared', place: 1 }
   ]);
 });
 
@@ -49,6 +83,14 @@ for (const [data, message] of [
   [
     { servers: [{ ...SERVER, queue_remaining: undefined }] },
     'The server sent nothing for servers[0].queue_remaining, not a number'
+  ],
+  [
+    { servers: [{ ...SERVER, state: 3 }] },
+    'The server sent 3 for servers[0].state, not a string'
+  ],
+  [
+    { servers: [{ ...SERVER, waiting: [{ ...HOLDER, place: '1' }] }] },
+    'The server sent "1" for servers[0].waiting[0].place, not a number'
   ]
 ] as const) {
   test(`a broken promise is named: ${message}`, () => {
