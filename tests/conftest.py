@@ -11,7 +11,7 @@ import pytest
 import jupyter_comfy_lock
 from tests.comfy_servers import comfy_servers, default_kind, kinds_under_test
 
-pytest_plugins = ["pytest_jupyter.jupyter_server"]
+pytest_plugins = ["pytest_jupyter.jupyter_server", "tests.postgres"]
 
 
 def pytest_configure() -> None:

@@ -46,7 +46,9 @@ REAL_COMFYUI_LOG = VENV / "real-comfyui.log"
 #: No step takes longer unless it hangs.
 STEP_S = 30 * 60.0
 #: A program that pip cannot bring -> the Debian packages that bring it.
-DEBIAN = {"chromium": ["chromium", "fonts-dejavu-core"]}
+DEBIAN = {"chromium": ["chromium", "fonts-dejavu-core"], "postgres": ["postgresql"]}
+#: Where Debian keeps PostgreSQL's programs, each version beside the other; not in PATH.
+POSTGRES = Path("/usr/lib/postgresql")
 
 
 class StepFailed(Exception):
@@ -134,7 +136,7 @@ def _summary(outcomes: Sequence[Outcome]) -> int:
 
 
 def _debian(_: argparse.Namespace) -> Count:
-    missing = {program: names for program, names in DEBIAN.items() if not shutil.which(program)}
+    missing = {program: names for program, names in DEBIAN.items() if not _is_there(program)}
     names = [name for packages in missing.values() for name in packages]
     if not missing:
         print(f"{', '.join(DEBIAN)}: there")
@@ -146,6 +148,10 @@ def _debian(_: argparse.Namespace) -> Count:
     _run("apt-get", "update", "-q", env=environment)
     _run("apt-get", "install", "-qy", "--no-install-recommends", *names, env=environment)
     return Count()
+
+
+def _is_there(program: str) -> bool:
+    return bool(shutil.which(program) or list(POSTGRES.glob(f"*/bin/{program}")))
 
 
 def _install(_: argparse.Namespace) -> Count:
