@@ -14,6 +14,8 @@ from typing import Any
 
 from jupyter_comfy_lock.domain.task import Outcome, TaskState
 
+#: The key of `extra_data` under which a gateway says whose a prompt is.
+TAG = "jupyter_comfy_lock"
 #: Binary event numbers (big-endian u32 at the start of a frame).
 PREVIEW = 1
 TEXT = 3
@@ -218,6 +220,18 @@ def queue_ids(queue: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     running = [str(item[1]) for item in _items(queue.get("queue_running"))]
     waiting = sorted(_items(queue.get("queue_pending")), key=lambda item: _number(item[0]))
     return running, [str(item[1]) for item in waiting]
+
+
+def queue_tags(queue: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the prompts of `GET /queue`, running and waiting, each with the tag that we gave it.
+
+    The tag of a prompt that did not come through a gateway is empty.
+    """
+    items = _items(queue.get("queue_running")) + _items(queue.get("queue_pending"))
+    return [
+        (str(item[1]), _mapping(_mapping(item[3] if len(item) > 3 else None).get(TAG)))
+        for item in items
+    ]
 
 
 def _items(items: Any) -> list[list[Any]]:

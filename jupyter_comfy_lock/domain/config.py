@@ -22,6 +22,8 @@ class LeasePolicy:
     ttl_s: float = 30.0  #: a lease that was not renewed for this long ends
     renew_every_s: float = 5.0  #: leaves room for missed renewals
     margin_s: float = 3.0  #: the gateway stops this long before the lease ends
+    #: Prompts of a holder that let go are waited for so long by others before they are cancelled.
+    drain_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
         """Refuse settings that would lose a healthy kernel's lock."""
@@ -34,15 +36,23 @@ class LeasePolicy:
             raise ConfigError(key="renew_every_s", why=why)
 
 
-def lease_policy(ttl_s: float) -> LeasePolicy:
-    """Return the policy for `c.ComfyLock.lease_ttl_s`.
+def lease_policy(ttl_s: float, drain_timeout_s: float = 60.0) -> LeasePolicy:
+    """Return the policy for `c.ComfyLock.lease_ttl_s` and `c.ComfyLock.drain_timeout_s`.
 
     Raises:
         ConfigError: no lease could be kept for so short a time.
     """
     if not 1.0 <= ttl_s < float("inf"):
         raise ConfigError(key="lease_ttl_s", why=f"must be at least 1 s, got {ttl_s} s")
-    return LeasePolicy(ttl_s=ttl_s, renew_every_s=ttl_s / 6, margin_s=ttl_s / 10)
+    if not drain_timeout_s >= 0:
+        why = f"must be 0 s or more, got {drain_timeout_s} s"
+        raise ConfigError(key="drain_timeout_s", why=why)
+    return LeasePolicy(
+        ttl_s=ttl_s,
+        renew_every_s=ttl_s / 6,
+        margin_s=ttl_s / 10,
+        drain_timeout_s=drain_timeout_s,
+    )
 
 
 def parse_pool(entries: object) -> tuple[ComfyServer, ...]:

@@ -251,6 +251,7 @@ class LockRefused(ComfyLockError):
             else f"ComfyServer {comfy_id!r} cannot be locked: {why}{since}. Nothing else was taken "
             "instead; wait, ask its holder, or lock another one: comfy.servers() lists them.",
             comfy_id=comfy_id,
+            why=why,
             holders=known,
         )
 

@@ -4,27 +4,33 @@ import asyncio
 import atexit
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from jupyter_core.paths import jupyter_data_dir
 from jupyter_core.utils import ensure_async
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Any as AnyTrait
-from traitlets import Float
+from traitlets import Float, Unicode
 
 from jupyter_comfy_lock.domain.config import LeasePolicy, lease_policy, parse_pool
 from jupyter_comfy_lock.domain.errors import ComfyLockError, ConfigError, StoreUnavailable
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, lock_to_json
 from jupyter_comfy_lock.domain.pool import ComfyServer, comfy_to_json
+from jupyter_comfy_lock.server.acquire import Acquirer
 from jupyter_comfy_lock.server.background import Background
+from jupyter_comfy_lock.server.debts import Debts
 from jupyter_comfy_lock.server.events import EventHub
 from jupyter_comfy_lock.server.follow import Follower
 from jupyter_comfy_lock.server.gateway.handler import GatewayHandler
 from jupyter_comfy_lock.server.gateway.socket import GatewaySocket
 from jupyter_comfy_lock.server.handlers import HANDLERS
+from jupyter_comfy_lock.server.held import HeldLocks
 from jupyter_comfy_lock.server.holders import Holder, HolderRegistry
+from jupyter_comfy_lock.server.journal import SCHEMA, LockJournal
+from jupyter_comfy_lock.server.keeper import LockKeeper
 from jupyter_comfy_lock.server.kernels import KERNEL_ACTIONS, KernelWatcher
+from jupyter_comfy_lock.server.lease import NodeLease
 from jupyter_comfy_lock.server.live import LiveTask
 from jupyter_comfy_lock.server.locks import LockService
 from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, Services
@@ -37,9 +43,11 @@ from jupyter_comfy_lock.server.upstream import (
     look_at_all,
     new_session,
 )
-from jupyter_comfy_lock.store.database import Database
-from jupyter_comfy_lock.store.locks import LockStore
-from jupyter_comfy_lock.store.tasks import TaskStore
+from jupyter_comfy_lock.server.waiting import Line
+from jupyter_comfy_lock.store.place import Place, store_place
+
+if TYPE_CHECKING:
+    from jupyter_comfy_lock.store.stores import Stores
 
 #: Seconds between two looks at the health of the pool.
 _LOOK_EVERY_S = 5.0
@@ -62,6 +70,17 @@ class ComfyLock(ExtensionApp):
         30.0, help="Seconds after which the locks of a Jupyter server that was killed end."
     ).tag(config=True)
 
+    drain_timeout_s = Float(
+        60.0,
+        help="Seconds for which a kernel that waits for a ComfyServer lets the prompts of one that "
+        "has let go of it run on; then they are cancelled.",
+    ).tag(config=True)
+    store = Unicode(
+        "",
+        help="Where locks and tasks are kept: the path of a SQLite file on a local disk (left out: "
+        "in Jupyter's data directory), or for many machines 'postgresql://user:password@host/db'.",
+    ).tag(config=True)
+
     #: None until the extension has started.
     _services: Services | None = None
 
@@ -69,14 +88,17 @@ class ComfyLock(ExtensionApp):
         """Check the configuration; a wrong one is told to every caller, and in the log."""
         self.comfy_servers: tuple[ComfyServer, ...] = ()
         self.policy = LeasePolicy()
+        self.place: Place = store_place("", Path(jupyter_data_dir()))
         try:
             self.comfy_servers = parse_pool(self.pool)
-            self.policy = lease_policy(self.lease_ttl_s)
+            self.policy = lease_policy(self.lease_ttl_s, self.drain_timeout_s)
+            self.place = store_place(self.store, Path(jupyter_data_dir()))
         except ConfigError as error:
             self.log.critical("%s", error.message)
             self.settings[CONFIG_ERROR] = error
         assert self.serverapp is not None
         assert self.serverapp.event_logger is not None
+        self.serverapp.event_logger.register_event_schema(SCHEMA)
         self.serverapp.event_logger.add_listener(
             schema_id=KERNEL_ACTIONS, listener=self._on_kernel_action
         )
@@ -97,17 +119,12 @@ class ComfyLock(ExtensionApp):
         self._upstreams = {
             comfy.comfy_id: Upstream(comfy, self._session) for comfy in self.comfy_servers
         }
-        self._database = Database(Path(jupyter_data_dir()) / "comfy-lock" / "store.sqlite")
         self._events = EventHub()
         self._registry = HolderRegistry()
-        self._task_store = TaskStore(self._database)
-        self._locks = LockService(
-            LockStore(self._database, ttl_s=self.policy.ttl_s),
-            self._upstreams,
-            self.policy,
-            self.log,
-        )
-        self._tasks = TaskService(self._task_store, self._locks, self.log, self._tell_task)
+        # SQLAlchemy takes a while to import, and Jupyter should not wait for it.
+        self._stores = await asyncio.to_thread(_open_stores, self.place, self.policy.ttl_s)
+        self._wire_locks(serverapp.event_logger)
+        self._tasks = TaskService(self._stores.tasks, self._locks, self.log, self._tell_task)
         self._streams = HolderStreams(self._tasks.on_frame, self.log)
         self._follower = Follower(self._tasks, self._upstreams, self.log)
         self._kernels = KernelWatcher(
@@ -116,32 +133,70 @@ class ComfyLock(ExtensionApp):
             serverapp.session_manager,
             self.log,
             self._end_holder,
+            ttl_s=self.policy.ttl_s,
         )
-        self._locks.on_change = self._lock_changed
-        self._locks.adopt = self._tasks.adopt
-        self._locks.is_here = self._registry.has
+        self._held.on_change = self._lock_changed
+        self._keeper.adopt = self._tasks.adopt
+        self._keeper.cancel = self._tasks.cancel_of
+        self._acquirer.is_here = self._registry.has
         # The web application took its copy of `self.settings` before the loop ran.
         serverapp.web_app.settings[SERVICES] = self._services = Services(
             upstreams=self._upstreams,
             holders=self._registry,
             kernels=self._kernels,
+            acquirer=self._acquirer,
             locks=self._locks,
             tasks=self._tasks,
             submitter=Submitter(self._tasks, self._locks, self._streams.of, self.log),
             streams=self._streams,
             events=self._events,
             pin_of=self._pin_of,
+            policy=self.policy,
         )
-        await self._locks.start()
+        await self._keeper.start()
         with contextlib.suppress(StoreUnavailable):
             # Another start does it as well.
-            await self._task_store.tidy()
+            await self._stores.tasks.tidy()
         self._follower.start()
         self._kernels.start()
         self._health = Background(self._watch_health)
         self._health.start()
         # Ctrl-C without a terminal leaves the event loop without calling stop_extension.
         atexit.register(self._stop_without_loop)
+
+    def _wire_locks(self, event_logger: Any) -> None:
+        stores = self._stores
+        journal = LockJournal(self.log, event_logger)
+        backend = stores.database.backend
+        lease = NodeLease(stores.nodes, self.policy, self.log, backend.lease_clock())
+        line = Line(backend.begin_to_watch)
+        debts = Debts(stores.locks, journal, self.log)
+        self._held = HeldLocks(lease)
+        self._keeper = LockKeeper(
+            stores.locks, lease, self._held, line, debts, self.policy, journal, self.log
+        )
+        self._acquirer = Acquirer(
+            stores.locks,
+            lease,
+            self._held,
+            line,
+            debts,
+            self._keeper,
+            self._upstreams,
+            self.policy,
+            journal,
+            self.log,
+        )
+        self._locks = LockService(
+            stores.locks,
+            stores.maintenance,
+            self._held,
+            line,
+            debts,
+            self._keeper,
+            self._upstreams,
+            journal,
+        )
 
     async def stop_extension(self) -> None:
         """Let go of everything: the Jupyter server stops."""
@@ -158,8 +213,8 @@ class ComfyLock(ExtensionApp):
             self._events.stop,
             self._streams.stop,
             self._tasks.stop,
-            self._locks.stop,
-            self._database.close,
+            self._keeper.stop,
+            self._stores.database.close,
             self._session.close,
         ):
             try:
@@ -171,7 +226,7 @@ class ComfyLock(ExtensionApp):
     def _stop_without_loop(self) -> None:
         """Let go of what can be let go of when the event loop is gone: leave, and cancel."""
         with contextlib.suppress(ComfyLockError):
-            self._database.transact(self._locks.leave_now)
+            self._stores.database.transact(self._keeper.leave_now)
         homes: dict[ComfyId, list[str]] = {}
         for live in self._tasks.pending():
             if live.task.comfy_id in self._upstreams:
@@ -238,9 +293,9 @@ class ComfyLock(ExtensionApp):
         while True:
             try:
                 await look_at_all(self._upstreams.values())
-                locks = await self._locks.all_held()
+                occupied = await self._locks.occupancy()
                 servers = [
-                    comfy_to_json(each.comfy, each.status, locks, None)
+                    comfy_to_json(each.comfy, each.status, occupied, None)
                     for each in self._upstreams.values()
                 ]
                 if servers != told:
@@ -253,6 +308,8 @@ class ComfyLock(ExtensionApp):
     async def _pin_of(self, holder: Holder) -> ComfyId | None:
         """Return the ComfyServer named in the metadata of the holder's notebook."""
         assert self.serverapp is not None
+        if holder.pin is not None:
+            return holder.pin or None
         if holder.kind != "managed" or not holder.name.endswith(".ipynb"):
             return None
         try:
@@ -264,3 +321,9 @@ class ComfyLock(ExtensionApp):
             self.log.debug("No pin in %s", holder.name, exc_info=True)
             return None
         return ComfyId(pin) if isinstance(pin, str) else None
+
+
+def _open_stores(place: Place, ttl_s: float) -> "Stores":
+    from jupyter_comfy_lock.store.stores import open_stores  # noqa: PLC0415 - see the caller
+
+    return open_stores(place, ttl_s=ttl_s)

@@ -91,6 +91,18 @@ class ComfyLockHandler(APIHandler):
             raise NotYours(msg)
         return self.holder
 
+    def the_operator(self) -> str:
+        """Return what to call the Jupyter user, who may act on all holders.
+
+        Raises:
+            NotYours: it is a kernel that calls.
+        """
+        if self.holder is not None:
+            msg = "Only the Jupyter user can do this, not a kernel."
+            raise NotYours(msg)
+        user = self.current_user
+        return str(user.display_name or user.name or user.username)
+
     def body(self) -> dict[str, Any]:
         """Return the body as a JSON object; {} for none."""
         try:
@@ -102,13 +114,13 @@ class ComfyLockHandler(APIHandler):
             raise BadRequest(field="body", why="must be a JSON object")
         return body
 
-    def lock_json(self, lock: Lock | None) -> dict[str, Any] | None:
+    def lock_json(self, lock: Lock | None, *, foreign_prompts: int = 0) -> dict[str, Any] | None:
         """Return a lock as REST shows it."""
         if lock is None:
             return None
         upstream = self.services.upstreams.get(lock.comfy_id)
         url, epoch = (upstream.comfy.url, upstream.status.epoch) if upstream else ("", 0)
-        return lock_to_json(lock, url=url, epoch=epoch)
+        return lock_to_json(lock, url=url, epoch=epoch, foreign_prompts=foreign_prompts)
 
     def task_json(self, task: Task) -> dict[str, Any]:
         """Return a task as REST shows it, with its progress where it is followed."""
@@ -131,3 +143,15 @@ class ComfyLockHandler(APIHandler):
             self.log.info("%s %s: %s", self.request.method, self.request.path, value.message)
         else:
             super().log_exception(typ, value, tb)
+
+
+def text_or_none(body: dict[str, Any], field: str) -> str | None:
+    """Return the text in a field of a request, None if it is not there.
+
+    Raises:
+        BadRequest: it is something else.
+    """
+    value = body.get(field)
+    if value is not None and (not isinstance(value, str) or not value):
+        raise BadRequest(field=field, why="must be text or null")
+    return value

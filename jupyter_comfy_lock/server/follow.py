@@ -65,6 +65,7 @@ class Follower:
                 await asyncio.wait_for(self._tasks.look_now.wait(), wait_s)
             self._tasks.look_now.clear()
             try:
+                await self._tasks.settle()
                 await self.look()
             except Exception:  # noqa: BLE001 - logged; what follows tasks must not end
                 self._log.exception("Could not look after tasks")

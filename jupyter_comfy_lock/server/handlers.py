@@ -1,6 +1,7 @@
 """The REST API under `comfy-lock/api/`: JSON in, one service call, JSON out."""
 
 import json
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -16,11 +17,11 @@ from jupyter_comfy_lock.domain.errors import (
     UnknownFile,
     WrongCredential,
 )
-from jupyter_comfy_lock.domain.lock import ComfyId, LockEvent, Mode
-from jupyter_comfy_lock.domain.pool import comfy_to_json
+from jupyter_comfy_lock.domain.lock import ComfyId, HolderId
+from jupyter_comfy_lock.domain.pool import Access, Maintenance, comfy_to_json
 from jupyter_comfy_lock.domain.task import TaskId, output_files, prompt_id
-from jupyter_comfy_lock.server.caller import PROOF, ComfyLockHandler
-from jupyter_comfy_lock.server.holders import Holder
+from jupyter_comfy_lock.server.caller import PROOF, ComfyLockHandler, text_or_none
+from jupyter_comfy_lock.server.lock_handlers import LOCK_HANDLERS
 from jupyter_comfy_lock.server.relay import (
     copy_answer,
     harmless,
@@ -64,6 +65,10 @@ class HoldersHandler(ComfyLockHandler):
                 "credential": holder.credential,
                 "gateway_path": f"comfy-lock/gateway/{holder.credential}/",
                 "version": __version__,
+                "lease": {
+                    "ttl_s": self.services.policy.ttl_s,
+                    "renew_every_s": self.services.policy.renew_every_s,
+                },
             }
         )
 
@@ -79,71 +84,76 @@ class MyHolderHandler(ComfyLockHandler):
         self.finish()
 
 
+class LeaseHandler(ComfyLockHandler):
+    """`holders/me/lease`."""
+
+    @allow_unauthenticated
+    async def put(self) -> None:
+        """Show that an attached holder runs."""
+        self.services.kernels.renewed(self.the_holder())
+        self.set_status(HTTPStatus.NO_CONTENT)
+        self.finish()
+
+
+class PinHandler(ComfyLockHandler):
+    """`holders/me/pin`."""
+
+    @allow_unauthenticated
+    async def put(self) -> None:
+        """Remember the ComfyServer that a holder prefers, for as long as it lives."""
+        comfy_id = text_or_none(self.body(), "comfy_id")
+        holder = self.the_holder()
+        if comfy_id is not None:
+            self.services.locks.upstream(ComfyId(comfy_id))
+        holder.pin = ComfyId(comfy_id or "")
+        self.finish({"pin": comfy_id})
+
+
+class ForceHandler(ComfyLockHandler):
+    """`holders/<id>/release`."""
+
+    @allow_unauthenticated
+    async def post(self, holder_id: str) -> None:
+        """Take a holder's lock, or its place in line, away."""
+        by, why = self.the_operator(), str(self.body().get("why") or "")
+        lock = await self.services.locks.force(HolderId(holder_id), by=by, why=why)
+        self.finish({"released": self.lock_json(lock)})
+
+
 class PoolHandler(ComfyLockHandler):
     """`pool`."""
 
     @allow_unauthenticated
     async def get(self) -> None:
-        """List the ComfyServers: how they do, and who holds them."""
+        """List the ComfyServers: how they do, who holds them and who waits."""
         await look_if_old(self.services.upstreams.values(), older_than_s=1.0, within_s=1.0)
-        locks = await self.services.locks.all_held()
+        occupied = await self.services.locks.occupancy()
         servers = [
-            comfy_to_json(each.comfy, each.status, locks, self.holder_id)
+            comfy_to_json(each.comfy, each.status, occupied, self.holder_id)
             for each in self.services.upstreams.values()
         ]
         self.finish({"servers": servers})
 
 
-class LocksHandler(ComfyLockHandler):
-    """`locks`."""
+class AccessHandler(ComfyLockHandler):
+    """`pool/<id>/state`."""
 
     @allow_unauthenticated
-    async def get(self) -> None:
-        """List the caller's lock, or everybody's for the Jupyter user."""
-        locks = [
-            self.lock_json(lock)
-            for lock in await self.services.locks.all_held()
-            if self.holder_id in (None, lock.holder_id)
-        ]
-        self.finish({"locks": locks})
-
-    @allow_unauthenticated
-    async def post(self) -> None:
-        """Lock a ComfyServer."""
-        body, holder = self.body(), self.the_holder()
-        comfy_id = body.get("comfy_id")
-        if comfy_id is not None and (not isinstance(comfy_id, str) or not comfy_id):
-            raise BadRequest(field="comfy_id", why="must be text or null")
+    async def put(self, comfy_id: str) -> None:
+        """Open, drain or disable a ComfyServer."""
+        by, body = self.the_operator(), self.body()
         try:
-            mode = Mode(body.get("mode", Mode.SHARED))
+            access = Access(str(body.get("state")))
         except ValueError:
-            raise BadRequest(field="mode", why='must be "shared" or "exclusive"') from None
-        # The notebook may have been renamed since the kernel said hello.
-        await self.services.kernels.rename(holder)
-        lock, had_it, chosen_by = await self.services.locks.acquire(
-            holder.holder_id,
-            name=holder.name,
-            comfy_id=ComfyId(comfy_id) if comfy_id else self._home(holder),
-            pin=None if comfy_id else await self.services.pin_of(holder),
-            mode=mode,
+            why = 'must be "open", "draining" or "disabled"'
+            raise BadRequest(field="state", why=why) from None
+        upstream = self.services.locks.upstream(ComfyId(comfy_id))
+        decided = Maintenance(
+            access=access, by=by, why=str(body.get("why") or ""), since=time.time()
         )
-        self.set_status(HTTPStatus.OK if had_it else HTTPStatus.CREATED)
-        self.finish({"lock": self.lock_json(lock), "chosen_by": chosen_by})
-
-    def _home(self, holder: Holder) -> ComfyId | None:
-        """Return where the holder has tasks pending: it can lock no other ComfyServer (R3)."""
-        pending = self.services.tasks.pending(holder.holder_id)
-        return pending[0].task.comfy_id if pending else None
-
-
-class MyLockHandler(ComfyLockHandler):
-    """`locks/mine`."""
-
-    @allow_unauthenticated
-    async def delete(self) -> None:
-        """Release the caller's lock, if it has one."""
-        lock = await self.services.locks.release(self.the_holder().holder_id, LockEvent.RELEASED)
-        self.finish({"released": self.lock_json(lock)})
+        await self.services.locks.set_access(upstream.comfy.comfy_id, decided)
+        occupied = await self.services.locks.occupancy()
+        self.finish(comfy_to_json(upstream.comfy, upstream.status, occupied, None))
 
 
 class TasksHandler(ComfyLockHandler):
@@ -306,11 +316,14 @@ def _text(body: dict[str, Any], field: str) -> str:
 
 #: Patterns below the extension's base URL.
 HANDLERS: list[tuple[str, type[ComfyLockHandler]]] = [
+    *LOCK_HANDLERS,
     (r"comfy-lock/api/holders", HoldersHandler),
     (r"comfy-lock/api/holders/me", MyHolderHandler),
+    (r"comfy-lock/api/holders/me/lease", LeaseHandler),
+    (r"comfy-lock/api/holders/me/pin", PinHandler),
+    (r"comfy-lock/api/holders/([^/]+)/release", ForceHandler),
     (r"comfy-lock/api/pool", PoolHandler),
-    (r"comfy-lock/api/locks", LocksHandler),
-    (r"comfy-lock/api/locks/mine", MyLockHandler),
+    (r"comfy-lock/api/pool/([^/]+)/state", AccessHandler),
     (r"comfy-lock/api/tasks", TasksHandler),
     (r"comfy-lock/api/tasks/([^/]+)", TaskHandler),
     (r"comfy-lock/api/tasks/([^/]+)/cancel", CancelHandler),

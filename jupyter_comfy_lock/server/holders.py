@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jupyter_comfy_lock.domain.errors import UnknownHolder
-from jupyter_comfy_lock.domain.lock import HolderId
+from jupyter_comfy_lock.domain.lock import ComfyId, HolderId
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -26,10 +26,14 @@ class Holder:
     process: int | None
     #: Acts for this holder and nobody else, and is worth nothing once the holder has ended (R10).
     credential: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    #: The ComfyServer that it said it prefers; "" for none, None if it said nothing.
+    pin: ComfyId | None = None
     #: Open event streams.
     streams: int = 0
     #: Monotonic seconds at which the last event stream ended, or the holder began.
     last_stream_s: float = field(default_factory=time.monotonic)
+    #: Monotonic seconds at which an attached holder last showed that it runs.
+    renewed_s: float = field(default_factory=time.monotonic)
 
     def to_json(self) -> dict[str, Any]:
         """Return the holder as REST and events show it; without its credential."""

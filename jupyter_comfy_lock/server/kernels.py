@@ -46,12 +46,15 @@ class KernelWatcher:
         session_manager: Any,
         log: Logger,
         on_end: OnEnd,
+        *,
+        ttl_s: float,
     ) -> None:
         self._registry = registry
         self._kernels = kernel_manager
         self._sessions = session_manager
         self._log = log
         self._on_end = on_end
+        self._ttl_s = ttl_s
         self._looking = Background(self._look_for_ever)
 
     def start(self) -> None:
@@ -159,6 +162,10 @@ class KernelWatcher:
         except Exception:  # noqa: BLE001 - logged; see above
             self._log.exception("Could not end holder %s", holder.holder_id)
 
+    def renewed(self, holder: Holder) -> None:
+        """Note that an attached holder runs."""
+        holder.renewed_s = time.monotonic()
+
     def stream_opened(self, holder: Holder) -> None:
         """Note that the holder opened an event stream."""
         holder.streams += 1
@@ -192,6 +199,9 @@ class KernelWatcher:
             silent_s = time.monotonic() - holder.last_stream_s
             if holder.streams == 0 and silent_s > _FIRST_STREAM_S:
                 await self.end(holder, "it went away")
+            elif time.monotonic() - holder.renewed_s > self._ttl_s:
+                # Its connection is open, but it may be stopped, or its machine asleep.
+                await self.end(holder, f"it has not renewed its lease for {self._ttl_s:.0f} s")
         elif not await self._alive(holder):
             await self.end(holder, "the kernel is gone")
 

@@ -1,96 +1,61 @@
-"""Locks: take, keep, check and release them."""
+"""Locks: look at them, let go of them, take them away."""
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from logging import Logger
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from jupyter_comfy_lock.domain.config import LeasePolicy
-from jupyter_comfy_lock.domain.errors import (
-    EmptyPool,
-    LockRefused,
-    NoLock,
-    StaleLock,
-    StoreUnavailable,
-    UnknownComfy,
-    UnknownHolder,
-)
-from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, Mode
-from jupyter_comfy_lock.domain.pool import best
-from jupyter_comfy_lock.domain.task import Task
-from jupyter_comfy_lock.server.background import Background
-from jupyter_comfy_lock.server.upstream import Upstream, look_at_all
-from jupyter_comfy_lock.store.locks import Grant, LeaseLost, LockStore
+from jupyter_comfy_lock.domain.errors import LockRefused, StoreUnavailable, UnknownHolder
+from jupyter_comfy_lock.domain.lock import ComfyId, Ending, HolderId, Lock, LockEvent, LockId
+from jupyter_comfy_lock.domain.outcome import Grant, Waiting
+from jupyter_comfy_lock.domain.pool import Access, Maintenance, Occupancy
+from jupyter_comfy_lock.server.debts import Debts
+from jupyter_comfy_lock.server.held import HeldLocks
+from jupyter_comfy_lock.server.journal import LockJournal
+from jupyter_comfy_lock.server.keeper import LockKeeper
+from jupyter_comfy_lock.server.upstream import Upstream, find_upstream
+from jupyter_comfy_lock.server.waiting import Line, taken_away
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-#: Seconds for which a look at a ComfyServer is good enough to lock it.
-_LOOK_AGAIN_S = 1.0
-
-ChosenBy = Literal["name", "pin", "best"]
-#: Told of each change: the holder, its lock now, and why it changed when it was not asked for.
-OnChange = Callable[[HolderId, Lock | None, str | None], None]
-#: Given the tasks of a node that is gone.
-Adopt = Callable[[tuple[Task, ...]], Awaitable[None]]
+    from jupyter_comfy_lock.store.locks import LockStore
+    from jupyter_comfy_lock.store.maintenance import MaintenanceStore
 
 
 class LockService:
-    """The locks of this Jupyter server's holders.
-
-    Decisions are the store's. This class keeps the node's lease, remembers what the store said so
-    that the gateway need not ask it for each request, and trusts that memory no longer than the
-    lease it rests on (R7).
-    """
+    """The locks of this Jupyter server's holders. What is decided, the store decides."""
 
     def __init__(
         self,
-        store: LockStore,
+        store: "LockStore",
+        maintenance: "MaintenanceStore",
+        held: HeldLocks,
+        line: Line,
+        debts: Debts,
+        keeper: LockKeeper,
         upstreams: Mapping[ComfyId, Upstream],
-        policy: LeasePolicy,
-        log: Logger,
-        monotonic_s: Callable[[], float] = time.monotonic,
+        journal: LockJournal,
     ) -> None:
         self._store = store
+        self._maintenance = maintenance
+        self._held = held
+        self._line = line
+        self._debts = debts
+        self._keeper = keeper
         self._upstreams = upstreams
-        self._policy = policy
-        self._log = log
-        self._monotonic_s = monotonic_s
-        self._held: dict[HolderId, Lock] = {}
-        #: Why a holder's last lock was lost, until it is told.
-        self._lost: dict[HolderId, tuple[Lock, str]] = {}
-        #: Holders that are gone and whose locks the store has yet to end.
-        self._owed: set[HolderId] = set()
-        self._deadline_s = float("-inf")
-        self._heartbeat = Background(self._renew_for_ever)
-        self.node_id = ""
-        self.on_change: OnChange = lambda holder_id, lock, why: None
-        self.adopt: Adopt = _adopt_nothing
-        #: Whether a holder is still there; its end can come while it waits for a lock.
-        self.is_here: Callable[[HolderId], bool] = lambda holder_id: True
+        self._journal = journal
 
-    async def start(self) -> None:
-        """Join the store's nodes, take over what dead ones left, and begin to renew."""
-        try:
-            await self._join()
-            await self._expire()
-        except StoreUnavailable as error:
-            self._log.error("No locks until the store is there: %s", error)
-        self._heartbeat.start()
+    @property
+    def node_id(self) -> str:
+        """This Jupyter server among the store's nodes."""
+        return self._keeper.node_id
 
-    async def stop(self) -> None:
-        """Leave the store's nodes. What is still held ends with the node."""
-        await self._heartbeat.stop()
-        await self._store.leave(self.node_id)
-
-    def leave_now(self, connection: "Connection") -> None:
-        """Do as `stop` does, in a transaction of the caller's, when there is no event loop."""
-        self._store.leave_now(connection, self.node_id)
+    @property
+    def store_id(self) -> str:
+        """Tells this store's prompts from those of any other; "" while it has been away."""
+        return self._keeper.store_id
 
     def held_by(self, holder_id: HolderId) -> Lock | None:
         """Return the holder's lock as it is known here, without asking the store."""
-        return self._held.get(holder_id)
+        return self._held.by(holder_id)
 
     def check(self, holder_id: HolderId, name: str) -> Lock:
         """Return the lock under which a request may go out now (R2, R7).
@@ -99,73 +64,11 @@ class LockService:
             NoLock: the holder has none.
             StaleLock: it had one and lost it, or the node's lease may be over.
         """
-        lock = self._held.get(holder_id)
-        if lock is None:
-            if holder_id in self._lost:
-                lost, why = self._lost.pop(holder_id)
-                raise StaleLock(lost.comfy_id, lost.fence, why)
-            raise NoLock(name or holder_id)
-        if self._monotonic_s() >= self._deadline_s:
-            why = "this Jupyter server could not renew its lease in time"
-            raise StaleLock(lock.comfy_id, lock.fence, why)
-        return lock
+        return self._held.check(holder_id, name)
 
-    async def acquire(
-        self,
-        holder_id: HolderId,
-        *,
-        name: str,
-        comfy_id: ComfyId | None,
-        pin: ComfyId | None,
-        mode: Mode,
-    ) -> tuple[Lock, bool, ChosenBy]:
-        """Lock `comfy_id`, else the notebook's pin, else the best free ComfyServer.
-
-        Returns the lock, whether the holder had it already, and what decided. Nothing else is
-        taken when the one that was named is not to be had (R3).
-
-        Raises:
-            EmptyPool, UnknownComfy, ComfyUnreachable, NotComfyUI, LockRefused,
-            ServerConsistencyError: nothing changed.
-        """
-        if not self._upstreams:
-            raise EmptyPool
-        wanted = comfy_id or pin
-        current = self._held.get(holder_id)
-        fresh = self._monotonic_s() < self._deadline_s
-        if fresh and current and current.mode is mode and wanted in (None, current.comfy_id):
-            return current, True, "name" if comfy_id else "pin" if pin else "best"
-        if wanted is not None:
-            lock, had_it = await self._acquire(self.upstream(wanted), holder_id, name, mode)
-            return lock, had_it, "name" if comfy_id else "pin"
-        return *await self._acquire_best(holder_id, name, mode), "best"
-
-    async def release(self, holder_id: HolderId, event: LockEvent) -> Lock | None:
-        """End the holder's lock and return it; None if there was none to end.
-
-        Raises:
-            StoreUnavailable: nothing changed; but the lock of a holder that is gone is ended as
-                soon as the store is there again, without this being raised.
-        """
-        try:
-            lock = await self._store.release(holder_id, event)
-        except StoreUnavailable as error:
-            if event is not LockEvent.HOLDER_GONE:
-                raise
-            self._log.error("The lock of %s is released later: %s", holder_id, error)
-            self._owed.add(holder_id)
-            lock = None
-        self._lost.pop(holder_id, None)
-        if self._held.pop(holder_id, None) is not None or lock is not None:
-            if lock is not None:
-                self._log.info("%s released %s (%s)", _label(lock), lock.comfy_id, event.value)
-            why = None if event is LockEvent.RELEASED else event.value
-            self.on_change(holder_id, None, why)
-        return lock
-
-    async def all_held(self) -> list[Lock]:
-        """Return the locks of all holders of all Jupyter servers."""
-        return await self._store.held()
+    async def occupancy(self) -> Occupancy:
+        """Return who has and who waits for which ComfyServer, over all Jupyter servers."""
+        return await self._store.occupancy()
 
     def upstream(self, comfy_id: ComfyId) -> Upstream:
         """Return the ComfyServer with that id.
@@ -173,138 +76,99 @@ class LockService:
         Raises:
             UnknownComfy: names those that there are.
         """
+        return find_upstream(self._upstreams, comfy_id)
+
+    async def release(self, holder_id: HolderId, event: LockEvent) -> Lock | None:
+        """End the holder's lock, and its wait; return the lock, None if there was none to end.
+
+        Raises:
+            StoreUnavailable: nothing changed; but the lock of a holder that is gone is ended as
+                soon as the store is there again, without this being raised.
+        """
+        held = self._held.drop(holder_id)
         try:
-            return self._upstreams[comfy_id]
-        except KeyError:
-            raise UnknownComfy(comfy_id, self._upstreams) from None
+            lock = await self._store.release(holder_id, event)
+        except StoreUnavailable as error:
+            if event is LockEvent.RELEASED:
+                self._not_ended(held, error)
+                raise
+            self._debts.owe_end(holder_id, error)
+            lock = None
+        gone = event is not LockEvent.RELEASED
+        over = UnknownHolder() if gone else LockRefused(None, "the kernel released it", ())
+        self._line.end(holder_id, over)
+        self._held.forget(holder_id)
+        if lock is not None:
+            self._journal.released(lock, event.value)
+            self._held.draining.add(lock.lock_id)
+        if held is not None or lock is not None:
+            self._held.on_change(holder_id, None, event.value if gone else None)
+        return lock
 
-    async def _acquire_best(self, holder_id: HolderId, name: str, mode: Mode) -> tuple[Lock, bool]:
-        await look_at_all(self._upstreams.values())
-        refused: set[ComfyId] = set()
-        while True:
-            locks = await self._store.held()
-            comfy = best(
-                (
-                    each.comfy
-                    for each in self._upstreams.values()
-                    if each.comfy.comfy_id not in refused
-                ),
-                {comfy_id: each.status for comfy_id, each in self._upstreams.items()},
-                locks,
-                mode,
-                holder_id,
-            )
-            if comfy is None:
-                raise self._nothing_free(locks)
-            try:
-                return await self._acquire(self._upstreams[comfy.comfy_id], holder_id, name, mode)
-            except LockRefused:
-                # Somebody was faster: look at what is left.
-                refused.add(comfy.comfy_id)
-
-    async def _acquire(
-        self, upstream: Upstream, holder_id: HolderId, name: str, mode: Mode
-    ) -> tuple[Lock, bool]:
-        old = self._monotonic_s() - upstream.looked_s > _LOOK_AGAIN_S
-        if old or upstream.fault() is not None:
-            await upstream.look()
-        fault = upstream.fault()
-        if fault is not None:
-            raise fault
-        grant = await self._granted(upstream, holder_id, name, mode)
-        if not self.is_here(holder_id):
-            # What it held was released before this was granted: nobody else would end it (R8).
-            await self.release(holder_id, LockEvent.HOLDER_GONE)
-            raise UnknownHolder
-        self._lost.pop(holder_id, None)
-        self._held[holder_id] = grant.lock
-        if not grant.had_it:
-            lock = grant.lock
-            self._log.info("%s locked %s (fence %d)", _label(lock), lock.comfy_id, lock.fence)
-            self.on_change(holder_id, lock, None)
-        return grant.lock, grant.had_it
-
-    async def _granted(
-        self, upstream: Upstream, holder_id: HolderId, name: str, mode: Mode
-    ) -> Grant:
-        for _ in range(2):
-            await self._expire()
-            node_id = self.node_id
-            try:
-                return await self._store.acquire(
-                    upstream.comfy, holder_id, node_id=node_id, mode=mode, name=name
-                )
-            except LeaseLost:
-                # This process was stopped for a while and has not renewed since.
-                if self.node_id == node_id:
-                    await self._renew()
-        msg = "This Jupyter server's lease runs out faster than it can be renewed; try again."
-        raise StoreUnavailable(msg)
-
-    def _nothing_free(self, locks: list[Lock]) -> LockRefused:
-        reasons = []
-        for comfy_id, upstream in self._upstreams.items():
-            holders = [lock.name or lock.holder_id for lock in locks if lock.comfy_id == comfy_id]
-            fault = upstream.fault()
-            why = upstream.status.reason if fault else f"held by {', '.join(holders)}"
-            reasons.append(f"{comfy_id}: {why}")
-        return LockRefused(None, "; ".join(reasons), ())
-
-    async def _join(self) -> None:
-        before_s = self._monotonic_s()
-        self.node_id = await self._store.join()
-        self._deadline_s = before_s + self._policy.ttl_s - self._policy.margin_s
-
-    async def _expire(self) -> None:
-        expired = await self._store.expire(self.node_id)
-        for lock in expired.locks:
-            self._log.warning("%s lost %s: its Jupyter server is gone", _label(lock), lock.comfy_id)
-        if expired.tasks:
-            await self.adopt(expired.tasks)
-
-    async def _renew_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self._policy.renew_every_s)
-            try:
-                await self._renew()
-                await self._expire()
-                for holder_id in tuple(self._owed):
-                    await self._store.release(holder_id, LockEvent.HOLDER_GONE)
-                    self._owed.discard(holder_id)
-            except StoreUnavailable as error:
-                # Held locks go on until the deadline; check() refuses from then on.
-                self._log.error("The lease was not renewed: %s", error)
-            except Exception:  # noqa: BLE001 - logged; without this loop all locks end
-                self._log.exception("The lease was not renewed")
-
-    async def _renew(self) -> None:
-        # One granted while the renewal is under way is not in its answer, and not lost.
-        known = dict(self._held)
-        if not self.node_id:
-            await self._join()
-        before_s = self._monotonic_s()
-        try:
-            fences = await self._store.renew(self.node_id)
-        except LeaseLost:
-            self._log.error("This Jupyter server's lease ran out: all its locks are gone")
-            fences = frozenset()
-            await self._join()
+    async def withdraw(self, holder_id: HolderId, request_id: LockId) -> Lock | None:
+        """Take a request of the holder's back; return the lock if it had led to one."""
+        held = self._held.by(holder_id)
+        if held is not None and held.lock_id == request_id:
+            return await self.release(holder_id, LockEvent.RELEASED)
+        outcome = await self._store.outcome(request_id)
+        if isinstance(outcome, Waiting):
+            owner = outcome.waiter.holder_id
+        elif isinstance(outcome, Grant):
+            owner = outcome.lock.holder_id
         else:
-            self._deadline_s = before_s + self._policy.ttl_s - self._policy.margin_s
-        for holder_id, lock in known.items():
-            if lock.fence not in fences and self._held.get(holder_id) is lock:
-                self._lose(holder_id, lock)
+            return None
+        if owner != holder_id:
+            return None
+        self._line.over(request_id, Ending(event=LockEvent.RELEASED, at=time.time()))
+        return await self._store.withdraw(request_id, LockEvent.RELEASED)
 
-    def _lose(self, holder_id: HolderId, lock: Lock) -> None:
-        why = "the lease of this Jupyter server ran out"
-        del self._held[holder_id]
-        self._lost[holder_id] = (lock, why)
-        self.on_change(holder_id, None, why)
+    async def force(self, holder_id: HolderId, *, by: str, why: str) -> Lock | None:
+        """Take a holder's lock, or its place in line, away; of whichever Jupyter server it is."""
+        held = self._held.drop(holder_id)
+        try:
+            lock = await self._store.force(holder_id, by=by, why=why, node_id=self.node_id)
+        except StoreUnavailable as error:
+            self._not_ended(held, error)
+            raise
+        if lock is not None:
+            self._journal.forced(lock, by=by, why=why)
+            self._taken(held, lock, by=by, why=why)
+        self._line.wake.set()
+        return lock
 
+    async def set_access(self, comfy_id: ComfyId, decided: Maintenance) -> list[Lock]:
+        """Open, drain or disable a ComfyServer; return the locks that this takes away."""
+        held: dict[HolderId, Lock] = {}
+        if decided.access is Access.DISABLED:
+            held = {lock.holder_id: lock for lock in self._held.on(comfy_id)}
+            for holder_id in held:
+                self._held.drop(holder_id)
+        try:
+            taken = await self._maintenance.set_access(comfy_id, decided, node_id=self.node_id)
+        except StoreUnavailable as error:
+            for lock in held.values():
+                self._not_ended(lock, error)
+            raise
+        why = f"{comfy_id} is {decided.access.value}" + (decided.why and f": {decided.why}")
+        for lock in taken:
+            self._journal.forced(lock, by=decided.by, why=why)
+            self._taken(held.get(lock.holder_id), lock, by=decided.by, why=why)
+        self._line.wake.set()
+        return taken
 
-async def _adopt_nothing(tasks: tuple[Task, ...]) -> None:
-    """Stand in until the task service is wired."""
+    def _taken(self, held: Lock | None, lock: Lock, *, by: str, why: str) -> None:
+        """Do here what follows when a lock of this Jupyter server was taken away."""
+        if lock.node_id != self.node_id:
+            return
+        ending = Ending(event=LockEvent.FORCED, at=time.time(), by=by, why=why)
+        told = taken_away(ending)
+        if held is not None:
+            self._held.lose(held, told)
+        elif lock.lock_id in self._held.asking:
+            self._held.revoked[lock.lock_id] = told
+        self._keeper.cancel(lock.holder_id, lock.comfy_id, f"its lock was {told}")
 
-
-def _label(lock: Lock) -> str:
-    return f"{lock.name} (kernel {lock.holder_id})" if lock.name else f"kernel {lock.holder_id}"
+    def _not_ended(self, held: Lock | None, failure: StoreUnavailable) -> None:
+        if held is not None and failure.details.get("may_have_happened"):
+            self._debts.owe(held.lock_id)
+        self._held.go_on(held, failure)

@@ -3,7 +3,9 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from jupyter_comfy_lock.domain.config import LeasePolicy
 from jupyter_comfy_lock.domain.lock import ComfyId
+from jupyter_comfy_lock.server.acquire import Acquirer
 from jupyter_comfy_lock.server.events import EventHub
 from jupyter_comfy_lock.server.holders import Holder, HolderRegistry
 from jupyter_comfy_lock.server.kernels import KernelWatcher
@@ -21,6 +23,7 @@ class Services:
     upstreams: dict[ComfyId, Upstream]
     holders: HolderRegistry
     kernels: KernelWatcher
+    acquirer: Acquirer
     locks: LockService
     tasks: TaskService
     submitter: Submitter
@@ -28,6 +31,7 @@ class Services:
     events: EventHub
     #: The ComfyServer that the holder's notebook is pinned to.
     pin_of: Callable[[Holder], Awaitable[ComfyId | None]]
+    policy: LeasePolicy
 
 
 #: Key of the Services in tornado's settings.

@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable
+from jupyter_comfy_lock.domain.comfy import TAG
+from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable, NoLock, StaleLock
 from jupyter_comfy_lock.domain.lock import HolderId, Lock
 from jupyter_comfy_lock.domain.progress import Progress, progress_of
 from jupyter_comfy_lock.domain.task import LockSnapshot, Outcome, Task, TaskId, TaskState
@@ -99,7 +100,7 @@ class Submitter:
         # The lock may have been lost while the task was recorded (R7).
         try:
             self._locks.check(holder_id, name)
-            body = _body(task, prompt, extra_data, options)
+            body = _body(task, prompt, extra_data, options, self._locks.store_id)
             answer = await self._send(upstream, live, body)
             if answer is not None:
                 await self._answered(live, answer, prompt)
@@ -161,7 +162,11 @@ class Submitter:
         try:
             if await self._arrived(upstream, live.task.task_id):
                 return Answer(HTTPStatus.OK, {"prompt_id": live.task.task_id})
+            # Much time may have gone by (R7).
+            self._locks.check(live.task.holder_id, live.task.name)
             return await upstream.submit(body)
+        except (NoLock, StaleLock):
+            raise
         except ComfyLockError:
             # Cut off twice: whoever follows the task will find out what became of it.
             live.sent = True
@@ -212,6 +217,7 @@ def _body(
     prompt: Mapping[str, Any],
     extra_data: Mapping[str, Any] | None,
     options: Mapping[str, Any] | None,
+    store_id: str,
 ) -> dict[str, Any]:
     return {
         **(options or {}),
@@ -221,7 +227,11 @@ def _body(
         "extra_data": {
             **(extra_data or {}),
             # Lets an operator, or another installation, see whose a prompt in the queue is.
-            "jupyter_comfy_lock": {"holder_id": task.holder_id, "fence": task.lock.fence},
+            TAG: {
+                "store_id": store_id,
+                "holder_id": task.holder_id,
+                "fence": task.lock.fence,
+            },
         },
     }
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from logging import Logger
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tenacity import (
     AsyncRetrying,
@@ -22,7 +22,7 @@ from jupyter_comfy_lock.domain.errors import (
     StoreUnavailable,
     UnknownTask,
 )
-from jupyter_comfy_lock.domain.lock import HolderId
+from jupyter_comfy_lock.domain.lock import ComfyId, HolderId
 from jupyter_comfy_lock.domain.task import (
     Outcome,
     Task,
@@ -35,7 +35,9 @@ from jupyter_comfy_lock.server.live import LiveTask, live_of
 from jupyter_comfy_lock.server.locks import LockService
 from jupyter_comfy_lock.server.stream import Frame
 from jupyter_comfy_lock.server.upstream import Upstream
-from jupyter_comfy_lock.store.tasks import TaskStore
+
+if TYPE_CHECKING:
+    from jupyter_comfy_lock.store.tasks import TaskStore
 
 #: Changes before the end are told this late, and at most this often per task.
 _TELL_AFTER_S = 0.02
@@ -71,7 +73,7 @@ class TaskService:
 
     def __init__(
         self,
-        store: TaskStore,
+        store: "TaskStore",
         locks: LockService,
         log: Logger,
         on_change: Callable[[LiveTask], None],
@@ -83,6 +85,8 @@ class TaskService:
         self._live: dict[TaskId, LiveTask] = {}
         self._belongings: dict[HolderId, Belongings] = {}
         self._background: set[asyncio.Task[None]] = set()
+        #: Tasks as they are, of which the store does not know it yet.
+        self._unsaved: dict[TaskId, Task] = {}
         #: Set when the queues should be looked at without waiting for the next round.
         self.look_now = asyncio.Event()
 
@@ -207,7 +211,9 @@ class TaskService:
         if ended.state is TaskState.SUCCEEDED:
             live.progress = live.progress.complete()
         self._note_files(ended, ended.outputs)
-        await self._save(ended)
+        if not await self._save(ended):
+            # Another Jupyter server had it for a while and saw its end before: that one counts.
+            live.task = ended = await self._store.get(ended.task_id) or ended
         self._log.info(
             "Task %s of %s on %s %s%s",
             ended.task_id,
@@ -228,13 +234,29 @@ class TaskService:
     def _save_now(self, live: LiveTask) -> None:
         live.saving = False
         if live.task.pending:
-            self.in_background(self._save(live.task))
+            self.in_background(self._save_pending(live.task))
 
-    async def _save(self, task: Task) -> None:
+    async def _save_pending(self, task: Task) -> None:
+        await self._save(task)
+
+    async def _save(self, task: Task) -> bool:
+        """Store a task as it is now, or later if the store is away; False if it had ended."""
         try:
-            await self._store.save(task)
+            return await self._store.save(task)
         except StoreUnavailable as error:
             self._log.error("Task %s is %s but not stored: %s", task.task_id, task.state, error)
+            self._unsaved[task.task_id] = task
+            return True
+
+    async def settle(self) -> None:
+        """Store what could not be stored: a lock drains until the ends of its tasks are."""
+        for task_id, task in tuple(self._unsaved.items()):
+            try:
+                await self._store.save(task)
+            except StoreUnavailable:
+                return
+            if self._unsaved.get(task_id) is task:
+                del self._unsaved[task_id]
 
     def told(self, live: LiveTask) -> None:
         """Tell how the task is now."""
@@ -284,6 +306,12 @@ class TaskService:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+    def cancel_of(self, holder_id: HolderId, comfy_id: ComfyId, why: str) -> None:
+        """Cancel what a holder has pending on a ComfyServer that it holds no longer."""
+        for live in self.pending(holder_id):
+            if live.task.comfy_id == comfy_id and not live.task.cancel_requested:
+                self.in_background(self.cancel(live, why))
 
     async def insist(self, live: LiveTask) -> None:
         """Ask again for an end that was asked for in vain.

@@ -21,7 +21,9 @@ from jupyter_comfy_lock.domain.errors import (
     ComfyUnreachable,
     ComfyUnsupported,
     NotComfyUI,
+    UnknownComfy,
 )
+from jupyter_comfy_lock.domain.lock import ComfyId
 from jupyter_comfy_lock.domain.pool import (
     MINIMUM_VERSION,
     ComfyServer,
@@ -297,6 +299,18 @@ class Upstream:
         if number <= self._last_number:
             self.status = replace(self.status, epoch=self.status.epoch + 1)
         self._last_number = number
+
+
+def find_upstream(upstreams: Mapping[ComfyId, Upstream], comfy_id: ComfyId) -> Upstream:
+    """Return the ComfyServer with that id.
+
+    Raises:
+        UnknownComfy: names those that there are.
+    """
+    try:
+        return upstreams[comfy_id]
+    except KeyError:
+        raise UnknownComfy(comfy_id, upstreams) from None
 
 
 async def look_at_all(upstreams: Iterable[Upstream]) -> None:

@@ -1,7 +1,7 @@
 """Locks, and the line before each ComfyServer: each method is one transaction."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, update
@@ -18,6 +18,7 @@ from jupyter_comfy_lock.domain.lock import (
     LockState,
     Mode,
 )
+from jupyter_comfy_lock.domain.outcome import Grant, LeaseLost, News, Outcome, Over, Waiting
 from jupyter_comfy_lock.domain.pool import (
     ComfyServer,
     Occupancy,
@@ -32,7 +33,6 @@ from jupyter_comfy_lock.domain.request import (
 )
 from jupyter_comfy_lock.store.database import Database
 from jupyter_comfy_lock.store.moves import Flags, Moves, Own
-from jupyter_comfy_lock.store.nodes import LeaseLost
 from jupyter_comfy_lock.store.rows import ending_of, lock_of
 from jupyter_comfy_lock.store.schema import (
     IS_DRAINING,
@@ -40,46 +40,6 @@ from jupyter_comfy_lock.store.schema import (
     meta,
     wants,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """A request that has led to a lock."""
-
-    lock: Lock
-    #: The holder had this very lock already (R1).
-    had_it: bool = False
-    #: The mode in which it held the same ComfyServer just before.
-    was: Mode | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A request that stands in line."""
-
-    waiter: Waiter
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Over:
-    """A request that leads to no lock any more; or the lock that it led to is let go of."""
-
-    ending: Ending
-    #: The lock that it was.
-    lock: Lock | None = None
-
-
-Outcome = Grant | Waiting | Over
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class News:
-    """What has changed for the holders of a node."""
-
-    #: Up to where this goes.
-    rev: int
-    #: What became of each request that has changed, and whose it is.
-    outcomes: Mapping[LockId, tuple[HolderId, Outcome]]
 
 
 class LockStore:
@@ -178,6 +138,8 @@ class LockStore:
 
         def work(c: Connection) -> News:
             rev = c.scalars(select(meta.c.rev)).one()
+            if rev == since_rev:
+                return News(rev=rev, outcomes={})
             mine = (locks.c.node_id == node_id, locks.c.rev > since_rev)
             return News(
                 rev=rev,
@@ -292,18 +254,16 @@ class LockStore:
         return Waiting(waiter=waiter)
 
     def _take(self, c: Connection, waiter: Waiter, comfy: ComfyServer, own: Own, rev: int) -> Grant:
-        freed: set[ComfyId] = set()
         if own.active:
             # Again, with nobody recording a task under it meanwhile.
             mine = self._moves.own(c, waiter.holder_id).active
-            freed = self._moves.make_way(c, mine, comfy.comfy_id, waiter.node_id)
+            self._moves.make_way(c, mine, comfy.comfy_id)
         lock = self._moves.take(c, waiter, comfy, rev)
         held = own.held
         was = held.mode if held is not None and held.comfy_id == comfy.comfy_id else None
         if was is Mode.EXCLUSIVE:
             # Others may share it from now on.
-            freed.add(comfy.comfy_id)
-        self._changed(c, freed)
+            self._changed(c, {comfy.comfy_id})
         return Grant(lock=lock, was=was)
 
     def _reachable(self, c: Connection, request: Request) -> Sequence[ComfyServer]:

@@ -303,22 +303,20 @@ class Moves:
             ],
         )
 
-    def make_way(
-        self, c: Connection, own: Iterable[Lock], comfy_id: ComfyId, node_id: str
-    ) -> set[ComfyId]:
-        """End what a holder has, because it now gets `comfy_id`; return what it let go of."""
-        freed: set[ComfyId] = set()
+    def make_way(self, c: Connection, own: Iterable[Lock], comfy_id: ComfyId) -> None:
+        """End what a holder has, because it now gets `comfy_id`.
+
+        What it had elsewhere drains until its node confirms that it sends nothing more there: that
+        node may learn of the grant only later.
+        """
         now = self._clock.wall_s()
         for lock in own:
             if lock.comfy_id == comfy_id:
                 replaced = Ending(event=LockEvent.REPLACED, at=now)
                 self._end(c, lock, [LockEvent.REPLACED], replaced, confirmed=True)
             elif lock.state is LockState.HELD:
-                # Its node sends one holder's requests by the newest lock alone.
                 ending = Ending(event=LockEvent.RELEASED, at=now)
-                if self.let_go(c, lock, ending, confirmed=lock.node_id == node_id):
-                    freed.add(lock.comfy_id)
-        return freed
+                self.let_go(c, lock, ending, confirmed=False)
 
     def grant_all(self, c: Connection, comfy_ids: Iterable[ComfyId]) -> bool:
         """Grant what has become free there, and what that makes free, to those whose turn it is.
@@ -347,7 +345,7 @@ class Moves:
             now = self._clock.wall_s()
             return self.leave_line(c, waiter.lock_id, Ending(event=LockEvent.REFUSED, at=now))
         own = self.own(c, waiter.holder_id).active
-        freed = self.make_way(c, own, comfy_id, waiter.node_id)
+        self.make_way(c, own, comfy_id)
         wanted = (wants.c.lock_id == waiter.lock_id, wants.c.comfy_id == comfy_id)
         url = c.scalar(select(wants.c.url).where(*wanted))
         c.execute(delete(wants).where(wants.c.lock_id == waiter.lock_id))
@@ -364,7 +362,7 @@ class Moves:
                 rev=fence,
             )
         )
-        return freed.union(waiter.wants)
+        return set(waiter.wants)
 
     def _waiters(self, c: Connection, comfy_ids: set[ComfyId] | None) -> list[Waiter]:
         waiting = select(locks, wants.c.comfy_id.label("wanted"), wants.c.capacity).join(

@@ -7,13 +7,12 @@ any clock ends a lease too early. A node whose process has ended on this very ma
 waited for at all.
 """
 
-from dataclasses import dataclass
 from uuid import uuid4
 
 from sqlalchemy import Connection, bindparam, delete, insert, literal_column, select, update
 
 from jupyter_comfy_lock.domain.lock import Ending, Lock, LockEvent, LockId, LockState
-from jupyter_comfy_lock.domain.task import Task
+from jupyter_comfy_lock.domain.outcome import Expired, LeaseLost
 from jupyter_comfy_lock.store.database import Database
 from jupyter_comfy_lock.store.machine import Machine
 from jupyter_comfy_lock.store.moves import Moves
@@ -31,20 +30,6 @@ from jupyter_comfy_lock.store.schema import (
 _KNOWN = select(nodes.c.node_id).where(
     nodes.c.node_id == bindparam("node_id"), nodes.c.gone == literal_column("0")
 )
-
-
-class LeaseLost(Exception):
-    """The node was ended before it renewed: its locks are gone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expired:
-    """What nodes that were not renewed in time left behind."""
-
-    locks: tuple[Lock, ...]
-    #: Tasks of theirs that have not ended and are the caller's now, and nobody else's; also those
-    #: that earlier calls have told of.
-    tasks: tuple[Task, ...]
 
 
 class NodeStore:

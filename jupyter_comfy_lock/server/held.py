@@ -1,0 +1,101 @@
+"""What this Jupyter server knows of its holders' locks, so that the store need not be asked."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from jupyter_comfy_lock.domain.errors import NoLock, StaleLock, StoreUnavailable
+from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockId, Mode
+from jupyter_comfy_lock.server.lease import NodeLease
+
+#: Told of each change: the holder, its lock now, and why it changed when it was not asked for.
+OnChange = Callable[[HolderId, Lock | None, str | None], None]
+
+
+class HeldLocks:
+    """The locks under which this Jupyter server forwards.
+
+    It is trusted no longer than the lease it rests on (R7). A lock leaves it before it is let go
+    of in the store, and comes into it after it was granted there, so that at no moment two Jupyter
+    servers forward under locks that exclude each other.
+    """
+
+    def __init__(self, lease: NodeLease) -> None:
+        self._lease = lease
+        self._held: dict[HolderId, Lock] = {}
+        #: Why a holder's last lock was lost, until it is told.
+        self._lost: dict[HolderId, tuple[Lock, str]] = {}
+        #: Requests that are under way, so that news of them are no surprise.
+        self.asking: set[LockId] = set()
+        #: Why a lock was taken away that was granted and is not used yet.
+        self.revoked: dict[LockId, str] = {}
+        #: Locks that were let go of here, and may drain still.
+        self.draining: set[LockId] = set()
+        self.on_change: OnChange = lambda holder_id, lock, why: None
+
+    def check(self, holder_id: HolderId, name: str) -> Lock:
+        """Return the lock under which a request may go out now (R2, R7).
+
+        Raises:
+            NoLock: the holder has none.
+            StaleLock: it had one and lost it, or the node's lease may be over.
+        """
+        lock = self._held.get(holder_id)
+        if lock is None:
+            if holder_id in self._lost:
+                lost, why = self._lost.pop(holder_id)
+                raise StaleLock(lost.comfy_id, lost.fence, why)
+            raise NoLock(name or holder_id)
+        if not self._lease.fresh:
+            why = "this Jupyter server could not renew its lease in time"
+            raise StaleLock(lock.comfy_id, lock.fence, why)
+        return lock
+
+    def by(self, holder_id: HolderId) -> Lock | None:
+        """Return the holder's lock."""
+        return self._held.get(holder_id)
+
+    def all(self) -> tuple[Lock, ...]:
+        """Return all of them."""
+        return tuple(self._held.values())
+
+    def has(self, lock: Lock) -> bool:
+        """Whether that is its holder's lock, in whatever mode."""
+        held = self._held.get(lock.holder_id)
+        return held is not None and held.lock_id == lock.lock_id
+
+    def on(self, comfy_id: ComfyId) -> list[Lock]:
+        """Return the locks on one ComfyServer."""
+        return [lock for lock in self._held.values() if lock.comfy_id == comfy_id]
+
+    def put(self, lock: Lock) -> None:
+        """Begin to forward under a lock, instead of the one that its holder had."""
+        self._held[lock.holder_id] = lock
+        self._lost.pop(lock.holder_id, None)
+
+    def drop(self, holder_id: HolderId) -> Lock | None:
+        """Stop to forward for a holder; return the lock that it had."""
+        return self._held.pop(holder_id, None)
+
+    def share(self, lock: Lock) -> None:
+        """Forward what needs an exclusive lock no longer: it is about to be shared."""
+        self._held[lock.holder_id] = replace(lock, mode=Mode.SHARED)
+
+    def go_on(self, lock: Lock | None, failure: StoreUnavailable) -> None:
+        """Go on with a lock that could not be ended, if it surely was not."""
+        if lock is None or lock.holder_id in self._held:
+            return
+        if failure.details.get("may_have_happened"):
+            # Somebody else may have it by now.
+            self.lose(lock, "it was being let go of when the store went away")
+        else:
+            self._held[lock.holder_id] = lock
+
+    def lose(self, lock: Lock, why: str) -> None:
+        """Note that a holder's lock is gone without its doing; it is told on its next call."""
+        self._held.pop(lock.holder_id, None)
+        self._lost[lock.holder_id] = (lock, why)
+        self.on_change(lock.holder_id, None, why)
+
+    def forget(self, holder_id: HolderId) -> None:
+        """Forget why a holder's last lock was lost."""
+        self._lost.pop(holder_id, None)
