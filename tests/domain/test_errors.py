@@ -1,4 +1,5 @@
 import inspect
+from datetime import datetime
 
 import pytest
 
@@ -12,6 +13,7 @@ CODES = {
     *("not_comfyui", "comfy_unsupported", "no_lock", "lock_refused", "server_consistency"),
     *("stale_lock", "invalid_workflow", "prompt_rejected", "unknown_task", "unknown_file"),
     *("task_failed", "task_cancelled", "task_lost", "store_unavailable"),
+    *("lock_timeout", "comfy_closed"),
 }
 
 MADE = [
@@ -26,6 +28,8 @@ MADE = [
     errors.ComfyUnsupported("gpu-1", "0.3.1", "0.3.57"),
     errors.NoLock("a.ipynb", prompt="t1"),
     errors.LockRefused("gpu-1", "held", [{"name": "a.ipynb", "since": 1.0}]),
+    errors.LockTimeout(1.5, "held by a.ipynb", ["gpu-1", "gpu-2"]),
+    errors.ComfyClosed("gpu-1", "draining", by="op", why="new driver", since=1.0),
     errors.ServerConsistencyError("k", "lock", asked="b", locked="a", pending=["t1", "t2"]),
     errors.StaleLock("gpu-1", 7, "why"),
     errors.UnknownTask("t1"),
@@ -79,3 +83,23 @@ def test_no_lock_names_prompt_and_kernel():
     message = errors.NoLock("a.ipynb", prompt="t1").message
     assert "t1" in message
     assert "a.ipynb" in message
+
+
+def test_a_wait_in_vain_is_a_timeout_for_whoever_catches_those():
+    error = errors.LockTimeout(1.5, "held by a.ipynb, you are 2nd", ["gpu-1", "gpu-2"])
+    assert isinstance(error_from_json(error.to_json()), TimeoutError)
+    assert error.message.startswith(
+        "Waited 1.5 s for gpu-1 or gpu-2 in vain: held by a.ipynb, you are 2nd."
+    )
+
+
+@pytest.mark.parametrize(("why", "text"), [("new driver", ": new driver. It"), ("", ". It")])
+def test_a_closed_comfy_server_says_by_whom_since_when_and_what_for(why, text):
+    at = datetime(2026, 11, 24, 14, 2).timestamp()
+    error = errors.ComfyClosed("gpu-1", "disabled", by="ann", why=why, since=at)
+    assert f"'gpu-1' is disabled by ann since 2026-11-24 14:02{text} takes no" in error.message
+
+
+def test_what_may_have_happened_crosses_the_border():
+    error = errors.StoreUnavailable("the store is away", may_have_happened=True)
+    assert error_from_json(error.to_json()).details["may_have_happened"] is True
