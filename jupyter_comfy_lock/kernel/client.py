@@ -198,7 +198,7 @@ class ComfyClient:
         """Open an answer that is read as it comes; what goes wrong with it is told as ever."""
         try:
             with self._http.stream(method, path, **kwargs) as response:
-                if response.is_error:
+                if not response.is_success:
                     response.read()
                 self._check(response)
                 yield response

@@ -40,9 +40,18 @@ def kernel(jupyter):
     return made
 
 
-def interrupted(jupyter, kernel, code):
-    """How a cell ended that was interrupted while it ran."""
-    message_id = kernel.begin(f"print('here it goes')\n{code}", said="here it goes")
+@pytest.fixture
+def other(jupyter):
+    """Another kernel, without a lock."""
+    made = jupyter.kernel("b.ipynb")
+    made.run("import jupyter_comfy_lock as comfy")
+    yield made
+    jupyter.shut_down(made)
+
+
+def interrupted(jupyter, kernel, code, *, said="here it goes"):
+    """How a cell ended that was interrupted when it had `said` that."""
+    message_id = kernel.begin(f"print('here it goes')\n{code}", said=said)
     jupyter.http.post(f"api/kernels/{kernel.kernel_id}/interrupt").raise_for_status()
     while True:
         message = kernel.client.get_shell_msg(timeout=20)
@@ -63,6 +72,46 @@ def test_an_interrupt_ends_the_waiting_and_not_the_task(jupyter, kernel, waiting
     assert kernel.ask("task.state") == "running"
     with pytest.raises(CellFailed, match="was cancelled"):
         kernel.run("task.cancel(); task.wait(60)")
+
+
+WAIT = "comfy.lock('gpu-1', mode='exclusive', wait=None)"
+
+
+@pytest.mark.timeout(240)
+def test_an_interrupt_leaves_the_line(jupyter, kernel, other):
+    content = interrupted(jupyter, other, WAIT, said="Waiting for gpu-1")
+    assert content["status"] == "error"
+    assert content["evalue"] == "the waiting ended; you left the line; nothing is locked."
+    assert len(content["traceback"]) == 1
+    assert jupyter.get("locks")["waiting"] == []
+    assert other.ask("comfy.locked_server") is None
+    assert kernel.ask("comfy.locked_server") == "gpu-1"
+
+
+@pytest.mark.timeout(240)
+def test_an_interrupt_of_a_block_gives_its_lock_back(jupyter, other):
+    block = "with comfy.lock('gpu-2'):\n    print('in the block')\n    __import__('time').sleep(60)"
+    content = interrupted(jupyter, other, block, said="in the block")
+    assert content["ename"] == "KeyboardInterrupt"
+    assert other.ask("comfy.locked_server") is None
+
+
+@pytest.mark.timeout(240)
+def test_the_line_under_the_cell_changes_in_place(kernel, other):
+    message_id = other.begin(f"with {WAIT}: pass", said="Waiting for gpu-1: held by a.ipynb")
+    kernel.run("comfy.release()")
+    texts = {}
+    while True:
+        message = other.client.get_iopub_msg(timeout=20)
+        content = message["content"]
+        if message["parent_header"].get("msg_id") != message_id:
+            continue
+        if message["header"]["msg_type"] == "update_display_data":
+            texts[content["transient"]["display_id"]] = content["data"]["text/plain"]
+        if content.get("execution_state") == "idle":
+            break
+    assert list(texts.values()) == ["Locked gpu-1 exclusively."]
+    kernel.run("comfy.lock('gpu-1')")
 
 
 @pytest.mark.timeout(240)
