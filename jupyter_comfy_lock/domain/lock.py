@@ -139,15 +139,20 @@ def refusal(
             return f"{who(exclusive)} has let go of it, but its prompts have not left it yet"
         return f"{who(exclusive)} holds it exclusively"
     if mode is Mode.EXCLUSIVE and others:
-        return "an exclusive lock was asked for and it is held by " + ", ".join(map(who, others))
-    if len(others) >= capacity:
-        return f"all {capacity} places are held, by " + ", ".join(map(who, others))
+        return f"an exclusive lock was asked for and it is held by {_all_of(others)}"
+    if len({each.holder_id for each in others}) >= capacity:
+        return f"all {capacity} places are held, by {_all_of(others)}"
     return None
 
 
 def who(lock: Lock) -> str:
     """What to call the holder of `lock` in a sentence."""
     return lock.name or f"kernel {lock.holder_id}"
+
+
+def _all_of(locks: Iterable[Lock]) -> str:
+    # One that came back by another node has two for a while.
+    return ", ".join(dict.fromkeys(map(who, locks)))
 
 
 def lock_to_json(lock: Lock, *, url: str, epoch: int, foreign_prompts: int = 0) -> dict[str, Any]:

@@ -115,10 +115,20 @@ class Database:
 
     def transact(self, work: Callable[[Connection], T], *, only_reads: bool = False) -> T:
         """Do as `run` does, in the calling thread; for the worker and for tests."""
+        cut = False
+
+        def once() -> T:
+            nonlocal cut
+            try:
+                return self._once(work, only_reads)
+            except DBAPIError as error:
+                # Also when the next try says that nothing is there to be asked.
+                cut = cut or _is_cut(error)
+                raise
+
         try:
-            result: T = self._when_busy(self._once, work, only_reads)
+            result: T = self._when_busy(once)
         except DBAPIError as error:
-            cut = _is_cut(error)
             outcome = "Whether it was done is not known" if cut else "Nothing changed"
             msg = (
                 f"Locks and tasks cannot be read or written now: the store {self.backend.shown} "

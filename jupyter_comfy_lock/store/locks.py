@@ -1,12 +1,12 @@
 """Locks, and the line before each ComfyServer: each method is one transaction."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, update
 
-from jupyter_comfy_lock.domain.errors import LockRefused, ServerConsistencyError
+from jupyter_comfy_lock.domain.errors import BadRequest, LockRefused, ServerConsistencyError
 from jupyter_comfy_lock.domain.line import Waiter, ahead, fits, stuck
 from jupyter_comfy_lock.domain.lock import (
     ComfyId,
@@ -88,15 +88,16 @@ class LockStore:
             self._let_go(c, lock, ending, confirmed=True)
             return lock
 
-        return await self._db.run(work)
+        return await self._db.run(_or_what_was_found_before(work))
 
     async def release(self, holder_id: HolderId, event: LockEvent) -> Lock | None:
         """End the lock of `holder_id`, and its wait; return the lock as it was, None for none.
 
         For the node that forwards for it, which has stopped doing so.
         """
+        ending = self._ending(event)
         return await self._db.run(
-            lambda c: self._end_all(c, holder_id, self._ending(event), confirmed=True)
+            _or_what_was_found_before(lambda c: self._end_all(c, holder_id, ending, confirmed=True))
         )
 
     async def force(self, holder_id: HolderId, *, by: str, why: str, node_id: str) -> Lock | None:
@@ -107,7 +108,9 @@ class LockStore:
         """
         ending = Ending(event=LockEvent.FORCED, at=self._clock.wall_s(), by=by, why=why)
         return await self._db.run(
-            lambda c: self._end_all(c, holder_id, ending, confirmed=None, node_id=node_id)
+            _or_what_was_found_before(
+                lambda c: self._end_all(c, holder_id, ending, confirmed=None, node_id=node_id)
+            )
         )
 
     async def confirm(self, lock_ids: Collection[LockId]) -> None:
@@ -183,6 +186,8 @@ class LockStore:
             raise LeaseLost
         own, active = self._moves.seen(c, request.holder_id, request.lock_id, request.wants)
         if own.request is not None:
+            if own.request.holder_id != request.holder_id:
+                raise BadRequest(field="request_id", why="is that of another kernel")
             known = self._outcome_of(c, own.request)
             if isinstance(known, Grant | Waiting):
                 return known
@@ -192,7 +197,7 @@ class LockStore:
             ending = self._ending(LockEvent.RELEASED)
             self._changed(c, self._moves.leave_line(c, own.in_line, ending))
             flags, rev = replace(flags, has_line=True), self._db.bump(c)
-        wanted = self._reachable(c, request) if flags.has_tasks else request.wants
+        wanted = self._stay_at_home(c, request, request.wants) if flags.has_tasks else request.wants
         held = own.held
         if (
             held is not None
@@ -243,7 +248,7 @@ class LockStore:
         for comfy in request.wants:
             first = ahead(waiter, comfy.comfy_id, waiters, scene.locks) == 0
             if first and fits(waiter, comfy.comfy_id, scene.locks):
-                return self._take(c, waiter, comfy, own, rev)
+                return self._take(c, request, waiter, comfy, own)
         if not wait:
             raise refused(waiter, waiters, scene)
         everybody = self._moves.scene(c)
@@ -253,26 +258,34 @@ class LockStore:
         self._db.backend.announce(c)
         return Waiting(waiter=waiter)
 
-    def _take(self, c: Connection, waiter: Waiter, comfy: ComfyServer, own: Own, rev: int) -> Grant:
+    def _take(
+        self, c: Connection, request: Request, waiter: Waiter, comfy: ComfyServer, own: Own
+    ) -> Grant:
         if own.active:
             # Again, with nobody recording a task under it meanwhile.
-            mine = self._moves.own(c, waiter.holder_id).active
-            self._moves.make_way(c, mine, comfy.comfy_id)
-        lock = self._moves.take(c, waiter, comfy, rev)
-        held = own.held
-        was = held.mode if held is not None and held.comfy_id == comfy.comfy_id else None
+            own = self._moves.own(c, waiter.holder_id)
+            self._stay_at_home(c, request, [comfy])
+            self._moves.make_way(c, own.active, comfy.comfy_id, waiter.node_id)
+        was = own.mode_on(comfy.comfy_id)
+        lock = self._moves.take(c, waiter, comfy, waiter.ticket, was)
         if was is Mode.EXCLUSIVE:
             # Others may share it from now on.
             self._changed(c, {comfy.comfy_id})
         return Grant(lock=lock, was=was)
 
-    def _reachable(self, c: Connection, request: Request) -> Sequence[ComfyServer]:
-        """Return those of the wanted ComfyServers that the holder's pending tasks allow (R3)."""
+    def _stay_at_home(
+        self, c: Connection, request: Request, servers: Sequence[ComfyServer]
+    ) -> Sequence[ComfyServer]:
+        """Return those of `servers` that the holder's pending tasks allow (R3).
+
+        Raises:
+            ServerConsistencyError: they allow none.
+        """
         pending = self._moves.pending(c, request.holder_id)
         homes = {comfy_id for _, comfy_id in pending}
-        wanted = [each for each in request.wants if homes <= {each.comfy_id}]
+        wanted = [each for each in servers if homes <= {each.comfy_id}]
         if not wanted:
-            asked = request.wants[0].comfy_id
+            asked = servers[0].comfy_id
             elsewhere = [(task, where) for task, where in pending if where != asked]
             raise ServerConsistencyError(
                 request.name or request.holder_id,
@@ -326,7 +339,7 @@ class LockStore:
 
     def _outcome_of(self, c: Connection, row: Row[Any]) -> Outcome | None:
         if row.state == LockState.HELD:
-            return Grant(lock=lock_of(row))
+            return Grant(lock=lock_of(row), was=Mode(row.was) if row.was else None)
         if row.state == LockState.WAITING:
             waiters = self._moves.scene(c, self._wanted(c, row.lock_id)).waiters
             found = next((each for each in waiters if each.lock_id == row.lock_id), None)
@@ -343,3 +356,17 @@ class LockStore:
 
     def _ending(self, event: LockEvent) -> Ending:
         return Ending(event=event, at=self._clock.wall_s())
+
+
+def _or_what_was_found_before(
+    work: Callable[[Connection], Lock | None],
+) -> Callable[[Connection], Lock | None]:
+    """Return `work` that may run twice: when the first time's answer was lost, it still counts."""
+    before: Lock | None = None
+
+    def again(c: Connection) -> Lock | None:
+        nonlocal before
+        before = work(c) or before
+        return before
+
+    return again

@@ -31,6 +31,7 @@ from jupyter_comfy_lock.domain.lock import (
     LockEvent,
     LockId,
     LockState,
+    Mode,
     advance,
 )
 from jupyter_comfy_lock.domain.pool import Access, ComfyServer, Occupancy
@@ -113,6 +114,11 @@ class Own:
     def held(self) -> Lock | None:
         """Return its lock."""
         return next((each for each in self.active if each.state is LockState.HELD), None)
+
+    def mode_on(self, comfy_id: ComfyId) -> Mode | None:
+        """Return the mode in which it holds that ComfyServer."""
+        held = self.held
+        return held.mode if held is not None and held.comfy_id == comfy_id else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +271,9 @@ class Moves:
         self._write(c, lock_id, state, ending, confirmed=True)
         return wanted
 
-    def take(self, c: Connection, waiter: Waiter, comfy: ComfyServer, rev: int) -> Lock:
+    def take(
+        self, c: Connection, waiter: Waiter, comfy: ComfyServer, rev: int, was: Mode | None
+    ) -> Lock:
         """Give `comfy` to one who need not wait. What it has else, `make_way` has ended."""
         lock = Lock(
             lock_id=waiter.lock_id,
@@ -281,6 +289,7 @@ class Moves:
             "fence": rev,
             "comfy_id": comfy.comfy_id,
             "url": comfy.url,
+            "was": was,
             "granted_at": lock.granted_at,
         }
         c.execute(_INSERT, {**_row(waiter, LockState.HELD, rev), **granted})
@@ -303,15 +312,15 @@ class Moves:
             ],
         )
 
-    def make_way(self, c: Connection, own: Iterable[Lock], comfy_id: ComfyId) -> None:
-        """End what a holder has, because it now gets `comfy_id`.
+    def make_way(self, c: Connection, own: Iterable[Lock], comfy_id: ComfyId, node_id: str) -> None:
+        """End what a holder has, because it now gets `comfy_id`, on that node.
 
-        What it had elsewhere drains until its node confirms that it sends nothing more there: that
-        node may learn of the grant only later.
+        What it had elsewhere, or on another node, drains until its node confirms that it sends
+        nothing more there: that node may learn of the grant only later.
         """
         now = self._clock.wall_s()
         for lock in own:
-            if lock.comfy_id == comfy_id:
+            if lock.comfy_id == comfy_id and lock.node_id == node_id:
                 replaced = Ending(event=LockEvent.REPLACED, at=now)
                 self._end(c, lock, [LockEvent.REPLACED], replaced, confirmed=True)
             elif lock.state is LockState.HELD:
@@ -341,11 +350,12 @@ class Moves:
             changed |= self._grant_waiter(c, *found)
 
     def _grant_waiter(self, c: Connection, waiter: Waiter, comfy_id: ComfyId) -> set[ComfyId]:
+        # First, so that nobody records a task under what it has meanwhile.
+        own = self.own(c, waiter.holder_id)
         if any(where != comfy_id for _, where in self.pending(c, waiter.holder_id)):
             now = self._clock.wall_s()
             return self.leave_line(c, waiter.lock_id, Ending(event=LockEvent.REFUSED, at=now))
-        own = self.own(c, waiter.holder_id).active
-        self.make_way(c, own, comfy_id)
+        self.make_way(c, own.active, comfy_id, waiter.node_id)
         wanted = (wants.c.lock_id == waiter.lock_id, wants.c.comfy_id == comfy_id)
         url = c.scalar(select(wants.c.url).where(*wanted))
         c.execute(delete(wants).where(wants.c.lock_id == waiter.lock_id))
@@ -358,6 +368,7 @@ class Moves:
                 fence=fence,
                 comfy_id=comfy_id,
                 url=url,
+                was=own.mode_on(comfy_id),
                 granted_at=self._clock.wall_s(),
                 rev=fence,
             )
@@ -379,6 +390,8 @@ class Moves:
         return [waiter_of(first[lock_id], mine) for lock_id, mine in wanted.items()]
 
     def _has_prompts(self, c: Connection, holder_id: HolderId, comfy_id: ComfyId) -> bool:
+        # Whoever is ending one of these tasks is waited for; or it waits for us, and then sees that
+        # the lock drains.
         return (
             c.scalar(
                 select(tasks.c.task_id)
@@ -388,6 +401,7 @@ class Moves:
                     IS_PENDING,
                 )
                 .limit(1)
+                .with_for_update(read=True)
             )
             is not None
         )

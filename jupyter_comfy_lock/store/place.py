@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DEFAULT = PurePath("comfy-lock", "store.sqlite")
 _POSTGRESQL = {"postgresql", "postgres", "postgresql+psycopg"}
 #: What a query may carry that nobody else must see.
-_SECRETS = ("password", "sslpassword")
+SECRETS = ("password", "sslpassword")
 _SQLITE = "sqlite:///"
 _WAY_OUT = (
     "use an absolute path on a local disk, postgresql://user:password@host/database, or '' for "
@@ -167,7 +167,7 @@ def _postgresql(text: str) -> Place:
             "Install it where the Jupyter server runs: pip install 'jupyter_comfy_lock[postgres]'"
         )
         raise ConfigError(key="store", why=why) from None
-    shown = url.set(drivername="postgresql").difference_update_query(_SECRETS)
+    shown = url.set(drivername="postgresql").difference_update_query(SECRETS)
     return Place(
         shown=shown.render_as_string(hide_password=True),
         _server=url.set(drivername="postgresql+psycopg"),

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception_type, stop_when_event_set, wait_fixed
 
 from jupyter_comfy_lock.store.clock import awake_or_not_s
+from jupyter_comfy_lock.store.place import SECRETS
 
 _CHANNEL = "jupyter_comfy_lock"
 #: Any number that nobody else takes an advisory lock on.
@@ -51,7 +52,11 @@ class PostgresServer:
 
     def __init__(self, url: URL) -> None:
         self._url = url
-        self.shown = url.render_as_string(hide_password=True)
+        self.shown = (
+            url.set(drivername="postgresql")
+            .difference_update_query(SECRETS)
+            .render_as_string(hide_password=True)
+        )
 
     def open(self) -> Engine:
         """Return an engine; a connection that broke while it was idle is replaced."""

@@ -60,10 +60,12 @@ locks = Table(
     Column("mode", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("ticket", BigInteger, nullable=False),
-    #: These four are null while it waits.
+    #: These five are null while it waits.
     Column("fence", BigInteger),
     Column("comfy_id", Text),
     Column("url", Text),
+    #: The mode in which its holder held the same ComfyServer just before.
+    Column("was", Text),
     #: Seconds since the epoch, for people, as all moments here.
     Column("granted_at", Float),
     Column("requested_at", Float, nullable=False),

@@ -74,7 +74,7 @@ class SqliteFile:
             while not ended.is_set():
                 try:
                     if connection is None:
-                        connection = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)
+                        connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True)
                     (now,) = connection.execute("PRAGMA data_version").fetchone()
                 except sqlite3.Error:
                     # Whoever works with the file says what is wrong with it.

@@ -36,6 +36,12 @@ class TaskStore:
         """
 
         def work(c: Connection) -> None:
+            known = c.execute(
+                select(tasks.c.holder_id, tasks.c.created_at).where(tasks.c.task_id == task.task_id)
+            ).one_or_none()
+            if known == (task.holder_id, task.created_at):
+                # Recorded by a first try whose answer was lost.
+                return
             # Whoever wants to let go of the lock waits until the task is recorded.
             held = c.scalar(
                 select(locks.c.fence)
@@ -48,37 +54,37 @@ class TaskStore:
             )
             if held is None:
                 raise NoLock(task.name or task.holder_id, prompt=task.task_id)
-            known = c.execute(
-                select(tasks.c.holder_id, tasks.c.created_at).where(tasks.c.task_id == task.task_id)
-            ).one_or_none()
-            if known is None:
-                c.execute(insert(tasks), task_columns(task))
-            elif known != (task.holder_id, task.created_at):
+            if known is not None:
                 raise BadRequest(
                     field="prompt_id", why="is the id of an earlier prompt; leave it out"
                 )
+            c.execute(insert(tasks), task_columns(task))
 
         await self._db.run(work)
 
     async def save(self, task: Task) -> bool:
         """Write what changes of a task; False, and nothing written, if it had ended before (R9).
 
+        To write the same end again is to have written it.
+
         With the last task of a lock that was let go of, the lock ends, and its ComfyServer is the
         next holder's.
         """
 
         def work(c: Connection) -> bool:
+            written = self._write(c, task)
             if not task.pending:
                 # Whoever is letting go of a lock of this holder has either seen this task as
-                # pending, and then we see the lock as draining; or it waits for us.
+                # pending, and was waited for, and then we see the lock as draining; or it waits
+                # for us.
                 states = select(locks.c.state).where(
                     locks.c.holder_id == task.holder_id,
                     locks.c.comfy_id == task.comfy_id,
                     IS_ACTIVE,
                 )
-                if LockState.DRAINING in c.scalars(states.with_for_update(read=True)).all():
+                if LockState.DRAINING in c.scalars(states).all():
                     raise _Draining
-            return self._write(c, task)
+            return written
 
         def work_and_drain(c: Connection) -> bool:
             self._db.bump(c)
@@ -100,7 +106,12 @@ class TaskStore:
             .where(tasks.c.task_id == task.task_id, IS_PENDING)
             .values(changing_columns(task))
         )
-        return written.rowcount == 1
+        if written.rowcount == 1:
+            return True
+        # A first try may have written it, whose answer was lost.
+        same = (tasks.c.state == task.state.value, tasks.c.ended_at == task.ended_at)
+        row = c.execute(select(tasks).where(tasks.c.task_id == task.task_id, *same)).one_or_none()
+        return row is not None and task_of(row) == task
 
     async def get(self, task_id: TaskId) -> Task | None:
         """Return the task with that id, anybody's."""

@@ -130,6 +130,12 @@ def test_a_shared_lock_that_drains_takes_up_its_place():
     assert refusal(Mode.EXCLUSIVE, 3, draining[:1]) is not None
 
 
+def test_a_holder_that_came_back_by_another_node_takes_up_one_place():
+    twice = [a_draining_lock("k1.1", name="a.ipynb"), a_lock("k1.1", name="a.ipynb")]
+    assert refusal(Mode.SHARED, 2, twice) is None
+    assert refusal(Mode.SHARED, 1, twice) == "all 1 places are held, by a.ipynb"
+
+
 @pytest.mark.parametrize("had", Mode)
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("state", ACTIVE)
