@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 from uuid import uuid4
@@ -40,8 +40,12 @@ class Wish:
     mode: str = Mode.SHARED.value
     wait: float | None = 0.0
     labels: tuple[str, ...] = ()
-    #: Makes the same wish sent twice one wish.
+    #: By what it is taken back.
     request_id: str = field(default_factory=lambda: str(uuid4()))
+
+    def again(self) -> "Wish":
+        """Return the same wish as a new one."""
+        return replace(self, request_id=str(uuid4()))
 
     def to_json(self, left_s: float | None) -> WishJson:
         """Return the wish as it is sent when `left_s` seconds of its time are left."""
@@ -119,7 +123,7 @@ def _checked_labels(labels: object) -> tuple[str, ...]:
     return known
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Asking:
     """One wish on its way: asked, waited for, and taken back when nobody waits any more."""
 
@@ -156,8 +160,11 @@ class Asking:
         except NoServerExtension as error:
             if not is_silence(error):
                 raise
-        # Nobody knows what became of the wish; sent again it is the same one.
         time.sleep(PAUSE_S)
+        # Nobody knows what became of the wish. It goes back first: the server takes it out of the
+        # line when it sees the closed connection, also from under a second one that waits for it.
+        self._leave()
+        self.wish = self.wish.again()
         return self.ask(self.wish.to_json(self._left(since_s=began_s)), self._on_waiting)
 
     def _left(self, *, since_s: float) -> float | None:

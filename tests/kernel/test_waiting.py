@@ -182,7 +182,7 @@ def test_whatever_else_ends_the_waiting_leaves_the_line_too(taken, session):
 
 
 @pytest.mark.parametrize("cut", ["drop", "end", "in the middle"])
-def test_a_broken_connection_is_tried_once_more_with_the_same_wish(taken, cut):
+def test_a_broken_connection_is_tried_once_more_for_the_time_that_is_left(taken, cut):
     def come(line):
         if len(taken.wishes) == 2:
             taken.grant(line)
@@ -194,19 +194,26 @@ def test_a_broken_connection_is_tried_once_more_with_the_same_wish(taken, cut):
 
     taken.on_line = come
     assert comfy.lock("gpu-1", wait=30).comfy_id == "gpu-1"
-    first, second = taken.wishes
-    assert first["request_id"] == second["request_id"]
-    assert waiting.LAST_TRY_S <= second["wait"] < 30
+    assert waiting.LAST_TRY_S <= taken.wishes[1]["wait"] < 30
 
 
-def test_a_lock_whose_news_was_lost_is_the_answer_to_the_second_try(taken):
+def test_the_wish_whose_connection_broke_is_taken_back_before_it_is_made_anew(taken):
+    taken.on_line = lambda line: line.drop() if len(taken.wishes) == 1 else taken.grant(line)
+    comfy.lock("gpu-1", wait=30)
+    first, second = (wish["request_id"] for wish in taken.wishes)
+    asked = [call for call in taken.calls if "locks" in call]
+    assert asked == ["POST locks", f"DELETE locks/requests/{first}", "POST locks"]
+    assert first != second
+
+
+def test_a_lock_whose_news_was_lost_is_given_back_and_taken_anew(taken):
     def come(line):
         taken.grant(line, silently=True)
         line.drop()
 
     taken.on_line = come
     lock = comfy.lock("gpu-1", wait=30)
-    assert (lock.fence, lock.new) == (1, True)
+    assert (lock.new, taken.lock["fence"]) == (True, lock.fence)
 
 
 def test_a_connection_that_breaks_twice_is_an_error_and_the_line_is_left(taken):
@@ -214,7 +221,8 @@ def test_a_connection_that_breaks_twice_is_an_error_and_the_line_is_left(taken):
     with pytest.raises(comfy.NoServerExtension, match="does not answer"):
         comfy.lock("gpu-1", wait=None)
     assert [wish["wait"] for wish in taken.wishes] == [None, None]
-    assert left_the_line(taken)
+    for wish in taken.wishes:
+        assert taken.count(f"DELETE locks/requests/{wish['request_id']}") == 1
 
 
 def test_a_wait_outlasts_the_pauses_between_two_signs_of_life(taken, monkeypatch):
