@@ -33,7 +33,7 @@ from jupyter_comfy_lock.server.kernels import KERNEL_ACTIONS, KernelWatcher
 from jupyter_comfy_lock.server.lease import NodeLease
 from jupyter_comfy_lock.server.live import LiveTask
 from jupyter_comfy_lock.server.locks import LockService
-from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, Services
+from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, STARTED, Services
 from jupyter_comfy_lock.server.streams import HolderStreams
 from jupyter_comfy_lock.server.submit import Submitter
 from jupyter_comfy_lock.server.tasks import TaskService
@@ -86,6 +86,7 @@ class ComfyLock(ExtensionApp):
 
     def initialize_settings(self) -> None:
         """Check the configuration; a wrong one is told to every caller, and in the log."""
+        self.settings[STARTED] = asyncio.Event()
         self.comfy_servers: tuple[ComfyServer, ...] = ()
         self.policy = LeasePolicy()
         self.place: Place = store_place("", Path(jupyter_data_dir()))
@@ -153,6 +154,7 @@ class ComfyLock(ExtensionApp):
             pin_of=self._pin_of,
             policy=self.policy,
         )
+        serverapp.web_app.settings[STARTED].set()
         await self._keeper.start()
         with contextlib.suppress(StoreUnavailable):
             # Another start does it as well.

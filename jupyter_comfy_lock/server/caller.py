@@ -19,7 +19,7 @@ from jupyter_comfy_lock.domain.lock import HolderId, Lock, lock_to_json
 from jupyter_comfy_lock.domain.task import Task
 from jupyter_comfy_lock.server.holders import Holder
 from jupyter_comfy_lock.server.live import task_to_json
-from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, Services
+from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, STARTED, Services
 
 _KERNEL = "ComfyKernel "
 #: How a kernel's proof begins in the Authorization header.
@@ -51,6 +51,8 @@ class ComfyLockHandler(APIHandler):
         A browser never sends our own scheme by itself, so a request that carries it needs none of
         the checks against forged requests that the base class makes.
         """
+        # The Jupyter server answers already while its extensions start.
+        await self.settings[STARTED].wait()
         said = self.request.headers.get("Authorization", "")
         if said.startswith(_KERNEL):
             self.current_user = User(username="kernel")

@@ -36,5 +36,7 @@ class Services:
 
 #: Key of the Services in tornado's settings.
 SERVICES = "comfy_lock_services"
+#: Key of the asyncio.Event in tornado's settings that is set when the Services are there.
+STARTED = "comfy_lock_started"
 #: Key of the ConfigError in tornado's settings, when the configuration is wrong.
 CONFIG_ERROR = "comfy_lock_config_error"

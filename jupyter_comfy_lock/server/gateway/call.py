@@ -54,6 +54,9 @@ class GatewayCall(web.RequestHandler):
         self.raw_path = self.request.path.partition("/comfy-lock/gateway/")[2]
         self.raw_path = self.raw_path.partition("/")[2].lstrip("/")
         mask(self)
+        if SERVICES not in self.settings:
+            # Credentials are of a former life of this Jupyter server while it starts.
+            raise web.HTTPError(HTTPStatus.SERVICE_UNAVAILABLE)
         self.services = self.settings[SERVICES]
         try:
             self.holder = self.services.holders.by_credential(unquote(credential))

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
@@ -42,6 +43,9 @@ class GatewaySocket(WebSocketHandler):
         """Find out whose socket it is; it needs a lock like everything else (R2, R7)."""
         credential = self.path_args[0]
         mask(self)
+        if SERVICES not in self.settings:
+            # Credentials are of a former life of this Jupyter server while it starts.
+            raise HTTPError(HTTPStatus.SERVICE_UNAVAILABLE)
         self.services = self.settings[SERVICES]
         try:
             self.holder = self.services.holders.by_credential(unquote(credential))
