@@ -98,20 +98,21 @@ class NodeStore:
 
         Of several that call this, exactly one gets each lock and task.
         """
-        return await self._db.run(lambda c: self._expire(c, node_id))
+        # Also those of a first try whose answer was lost.
+        ended: dict[LockId, Lock] = {}
+        return await self._db.run(lambda c: self._expire(c, node_id, ended))
 
-    def _expire(self, c: Connection, node_id: str) -> Expired:
+    def _expire(self, c: Connection, node_id: str, ended: dict[LockId, Lock]) -> Expired:
         dead = self._dead(c, node_id)
-        ended: list[Lock] = []
         # Nobody can end this node from the revision on, so what it adopts has an owner.
         if dead and self._db.bump(c) and is_known(c, node_id):
             for each, renewals in dead.items():
                 still = (nodes.c.node_id == each, nodes.c.renewals == renewals)
                 if c.execute(delete(nodes).where(*still)).rowcount:
-                    ended += self._end(c, each, node_id)
+                    ended |= {lock.lock_id: lock for lock in self._end(c, each, node_id)}
         mine = (tasks.c.node_id == node_id, tasks.c.adopted == 1, IS_PENDING)
         adopted = tuple(map(task_of, c.execute(select(tasks).where(*mine))))
-        return Expired(locks=tuple(ended), tasks=adopted)
+        return Expired(locks=tuple(ended.values()), tasks=adopted)
 
     def _dead(self, c: Connection, node_id: str) -> dict[str, int]:
         """Return the other nodes that are dead, as far as this process can tell."""
