@@ -1,45 +1,44 @@
-"""A store with a clock that the tests turn."""
+"""A store with a clock and a machine that the tests turn, on each database."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+import pytest_asyncio
+from sqlalchemy.engine import make_url
 
-from jupyter_comfy_lock.store.clock import Clock
-from jupyter_comfy_lock.store.database import Database
-from jupyter_comfy_lock.store.locks import LockStore
-from jupyter_comfy_lock.store.tasks import TaskStore
+from jupyter_comfy_lock.store.database import Backend, Database
+from jupyter_comfy_lock.store.postgres import PostgresServer
+from jupyter_comfy_lock.store.sqlite import SqliteFile
+from tests.postgres import Postgres
+from tests.store.site import Site, TestClock
 
-TTL_S = 30.0
+
+def postgres_server(url: str) -> PostgresServer:
+    return PostgresServer(make_url(url).set(drivername="postgresql+psycopg"))
 
 
-class TestClock(Clock):
-    """Time that passes when a test says so."""
+def empty(url: str) -> None:
+    """Remove all that is in a PostgreSQL database: faster than another one."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET client_min_messages = warning")
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
 
-    __test__ = False
 
-    def __init__(self) -> None:
-        self.monotonic_s = 100.0
-        self.wall = 1_000_000.0
-        self.boot = "boot-1"
+@pytest.fixture(scope="session")
+def common_postgres_url(postgres: Postgres) -> str:
+    return postgres.fresh_database()
 
-    def pass_(self, seconds: float) -> None:
-        self.monotonic_s += seconds
-        self.wall += seconds
 
-    def monotonic_us(self) -> int:
-        return round(self.monotonic_s * 1_000_000)
-
-    def wall_us(self) -> int:
-        return round(self.wall * 1_000_000)
-
-    def wall_s(self) -> float:
-        return self.wall
-
-    def boot_id(self) -> str:
-        return self.boot
+@pytest.fixture
+def empty_postgres_url(common_postgres_url: str) -> str:
+    """The URL of an empty database, which the next test empties again."""
+    empty(common_postgres_url)
+    return common_postgres_url
 
 
 @pytest.fixture
@@ -52,19 +51,45 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "comfy-lock" / "store.sqlite"
 
 
-@pytest.fixture
-def database(path: Path, clock: TestClock) -> Iterator[Database]:
-    made = Database(path, clock)
-    yield made
-    made._dispose()
-    made._worker.shutdown()
+@pytest.fixture(params=["sqlite", "postgresql"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of database: a test that uses a store runs once on each."""
+    return str(request.param)
 
 
 @pytest.fixture
-def locks(database: Database) -> LockStore:
-    return LockStore(database, ttl_s=TTL_S)
+def backend(kind: str, path: Path, request: pytest.FixtureRequest) -> Backend:
+    if kind == "sqlite":
+        return SqliteFile(path)
+    return postgres_server(request.getfixturevalue("empty_postgres_url"))
 
 
 @pytest.fixture
-def tasks(database: Database) -> TaskStore:
-    return TaskStore(database)
+def open_database(backend: Backend, clock: TestClock) -> Iterator[Callable[[], Database]]:
+    """Opens the store once more, as another Jupyter server does."""
+    opened: list[Database] = []
+
+    def again(with_clock: TestClock | None = clock) -> Database:
+        opened.append(Database(backend, with_clock))
+        return opened[-1]
+
+    yield again
+    for each in opened:
+        each.dispose()
+        each._worker.shutdown()
+
+
+@pytest.fixture
+def database(open_database: Callable[[], Database]) -> Database:
+    return open_database()
+
+
+@pytest.fixture
+def site(database: Database, clock: TestClock) -> Site:
+    return Site(database, clock)
+
+
+@pytest_asyncio.fixture
+async def node(site: Site):
+    """A Jupyter server that uses the store."""
+    return await site.join()
