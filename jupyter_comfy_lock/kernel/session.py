@@ -115,7 +115,7 @@ class Session:
         asking = Asking(
             wish=checked_wish(comfy_id, mode=mode, wait=wait, labels=labels),
             ask=lambda wish, on_waiting: self._call(
-                lambda me: self._client.lock(me, wish, on_waiting)
+                lambda me: self._client.lock(me, wish(), on_waiting)
             ),
             take_back=self._take_back,
             standing=self._standing,

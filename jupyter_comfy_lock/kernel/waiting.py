@@ -21,8 +21,9 @@ LAST_TRY_S = 1.0
 
 #: Told what the user should see of the waiting.
 Tell = Callable[[str], None]
-#: Asks the Jupyter server; the second value of its answer is whether the lock is new.
-Ask = Callable[[WishJson, Callable[[WaitingJson], None]], tuple[LockedJson, bool]]
+#: Asks the Jupyter server for what its first argument gives each time that it is sent; the second
+#: value of the answer is whether the lock is new.
+Ask = Callable[[Callable[[], WishJson], Callable[[WaitingJson], None]], tuple[LockedJson, bool]]
 
 
 class LockWaitInterrupted(KeyboardInterrupt):
@@ -134,6 +135,7 @@ class Asking:
     #: Says how things stand when the wish has been taken back.
     standing: Callable[[], str]
     tell: Tell
+    _began_s: float | None = None
 
     def until_locked(self) -> tuple[LockedJson, bool]:
         """Return the answer. Whatever else ends the waiting ends the place in line too.
@@ -154,9 +156,8 @@ class Asking:
             raise
 
     def _ask_twice(self) -> tuple[LockedJson, bool]:
-        began_s = time.monotonic()
         try:
-            return self.ask(self.wish.to_json(self.wish.wait), self._on_waiting)
+            return self.ask(self._body, self._on_waiting)
         except NoServerExtension as error:
             if not is_silence(error):
                 raise
@@ -164,13 +165,18 @@ class Asking:
         # Nobody knows what became of the wish. It goes back first: the server takes it out of the
         # line when it sees the closed connection, also from under a second one that waits for it.
         self._leave()
-        self.wish = self.wish.again()
-        return self.ask(self.wish.to_json(self._left(since_s=began_s)), self._on_waiting)
+        return self.ask(self._body, self._on_waiting)
 
-    def _left(self, *, since_s: float) -> float | None:
-        if not self.wish.wait:
-            return self.wish.wait
-        return max(LAST_TRY_S, self.wish.wait - (time.monotonic() - since_s))
+    def _body(self) -> WishJson:
+        if self._began_s is None:
+            self._began_s = time.monotonic()
+            return self.wish.to_json(self.wish.wait)
+        # A wish that has ended at the server is refused there for ever; a new one is not.
+        self.wish = self.wish.again()
+        left_s = self.wish.wait
+        if left_s:
+            left_s = max(LAST_TRY_S, left_s - (time.monotonic() - self._began_s))
+        return self.wish.to_json(left_s)
 
     def _leave(self) -> None:
         # Best effort: the server sees the closed connection too.

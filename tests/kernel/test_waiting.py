@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jupyter_comfy_lock as comfy
-from jupyter_comfy_lock.domain.errors import LockTimeout, ServerConsistencyError
+from jupyter_comfy_lock.domain.errors import LockTimeout, ServerConsistencyError, UnknownHolder
 from jupyter_comfy_lock.kernel import waiting
 from jupyter_comfy_lock.kernel.waiting import LockWaitInterrupted, waiting_sentence
 
@@ -223,6 +223,22 @@ def test_a_connection_that_breaks_twice_is_an_error_and_the_line_is_left(taken):
     assert [wish["wait"] for wish in taken.wishes] == [None, None]
     for wish in taken.wishes:
         assert taken.count(f"DELETE locks/requests/{wish['request_id']}") == 1
+
+
+def test_who_was_forgotten_in_line_says_hello_and_waits_for_the_time_that_is_left(taken):
+    def come(line):
+        if len(taken.wishes) == 2:
+            taken.grant(line)
+            return
+        taken.holders = {}
+        line.put({"error": UnknownHolder().to_json()})
+
+    taken.on_line = come
+    assert comfy.lock("gpu-1", wait=30).comfy_id == "gpu-1"
+    first, second = taken.wishes
+    assert len(taken.hellos) == 2
+    assert second["wait"] < 30
+    assert second["request_id"] != first["request_id"]
 
 
 def test_a_wait_outlasts_the_pauses_between_two_signs_of_life(taken, monkeypatch):
