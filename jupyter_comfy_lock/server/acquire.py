@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from jupyter_comfy_lock.domain.config import LeasePolicy
 from jupyter_comfy_lock.domain.errors import (
+    BadRequest,
     ComfyLockError,
     EmptyPool,
     LockRefused,
@@ -169,6 +170,8 @@ class Acquirer:
             wants=candidates.usable,
             name=wish.name,
         )
+        if request.lock_id in self._held.asking:
+            raise BadRequest(field="request_id", why="is that of a request that is under way")
         began_s = time.monotonic()
         self._held.asking.add(request.lock_id)
         try:
@@ -233,9 +236,11 @@ class Acquirer:
                 same = held is not None and held.comfy_id == lock.comfy_id
                 return Grant(lock=lock, was=held.mode if held is not None and same else None)
         except TimeoutError:
-            error = await self._timed_out(request, wish.wait_s or 0.0)
-            await self._debts.take_back(request.lock_id, LockEvent.TIMED_OUT)
-            self._keep(before)
+            try:
+                error = await self._timed_out(request, wish.wait_s or 0.0)
+            finally:
+                await self._debts.take_back(request.lock_id, LockEvent.TIMED_OUT)
+                self._keep(before)
             raise error from None
         except BaseException as error:
             # Also when the caller is cancelled: a lock that nobody knows of must not stay.
@@ -284,13 +289,13 @@ class Acquirer:
     async def _install(self, grant: Grant, wish: Wish, waited_s: float) -> Locked:
         """Begin to forward under a lock that was granted."""
         lock, holder_id = grant.lock, wish.holder_id
+        before = self._held.by(holder_id)
         try:
             foreign = 0 if grant.had_it else await self._ready(lock)
             self._refuse_if_over(lock)
         except BaseException:
-            await asyncio.shield(self._debts.take_back(lock.lock_id, LockEvent.RELEASED))
+            await asyncio.shield(self._give_back(grant, before))
             raise
-        before = self._held.by(holder_id)
         self._held.put(lock)
         if not grant.had_it:
             self._journal.granted(lock, waited_s=waited_s)
@@ -305,6 +310,13 @@ class Acquirer:
             was=grant.was,
             foreign_prompts=foreign,
         )
+
+    async def _give_back(self, grant: Grant, before: Lock | None) -> None:
+        """Let go of a lock that cannot be used, and of what it was taken instead of."""
+        if before is not None and not grant.had_it and self._held.has(before):
+            self._held.lose(before, f"{grant.lock.comfy_id} was locked instead, and was not ready")
+            await self._debts.confirm([before.lock_id])
+        await self._debts.take_back(grant.lock.lock_id, LockEvent.RELEASED)
 
     async def _ready(self, lock: Lock) -> int:
         """Wait until what is locked exclusively is so; return the number of strangers' prompts."""

@@ -50,7 +50,7 @@ class Follower:
     async def look(self) -> None:
         """Look once at each ComfyServer that has pending tasks."""
         homes: dict[ComfyId, list[LiveTask]] = {}
-        for live in self._tasks.pending():
+        for live in await self._tasks.to_follow():
             # One that is just being sent may be missing without being lost.
             if live.sent:
                 homes.setdefault(live.task.comfy_id, []).append(live)

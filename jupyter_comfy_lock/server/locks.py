@@ -133,6 +133,8 @@ class LockService:
         if lock is not None:
             self._journal.forced(lock, by=by, why=why)
             self._taken(held, lock, by=by, why=why)
+        elif held is not None:
+            self._held.lose(held, "the store did not know it any more")
         self._line.wake.set()
         return lock
 

@@ -372,6 +372,29 @@ class TaskService:
             if live.task.pending and holder_id in (None, live.task.holder_id)
         ]
 
+    async def to_follow(self) -> list[LiveTask]:
+        """Return the tasks whose end this Jupyter server has to find out.
+
+        While it was suspended, another one may have taken them over and may have ended them.
+        """
+        pending = self.pending()
+        elsewhere = [x for x in pending if x.task.node_id != self._locks.node_id]
+        others = [live for live in elsewhere if await self._is_others(live)]
+        return [live for live in pending if live not in others and live.task.pending]
+
+    async def _is_others(self, live: LiveTask) -> bool:
+        stored = await self._store.get(live.task.task_id)
+        if stored is None or stored.node_id == live.task.node_id:
+            return False
+        if stored.node_id == self._locks.node_id:
+            live.task = replace(live.task, node_id=stored.node_id)
+            return False
+        if not stored.pending:
+            live.task = stored
+            self._note_files(stored, stored.outputs)
+            self._on_change(live)
+        return True
+
     async def belongings(self, holder_id: HolderId) -> Belongings:
         """Return what the holder may see, also of tasks before a restart of this server."""
         if holder_id not in self._belongings:
