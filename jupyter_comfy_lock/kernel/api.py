@@ -42,11 +42,15 @@ def servers() -> Servers:
 def lock(
     comfy_id: str | None = None,
     *,
-    mode: Mode = "shared",
+    mode: Mode | None = None,
     wait: float | None = 0,
     labels: Iterable[str] = (),
 ) -> Lock:
     """Lock a ComfyServer for this kernel; the same one again gives the lock there is.
+
+    `mode`: "shared" with as many others as it has places for, or "exclusive". A lock that this
+    kernel has there already is changed without a gap, and left as it is if no mode is given; a
+    new one is shared then.
 
     Without an id the one that the notebook is pinned to is taken, or else the best free one that
     has all `labels`; a line says which and why. `with comfy.lock(...):` gives it back at the end

@@ -70,7 +70,7 @@ def _lock(args: Any) -> Lock:
     try:
         return api.lock(
             args.operand,
-            mode="exclusive" if args.exclusive else "shared",
+            mode="exclusive" if args.exclusive else None,
             wait=_seconds(args.wait),
             labels=args.label,
         )

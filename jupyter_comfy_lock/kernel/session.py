@@ -98,7 +98,7 @@ class Session:
         self,
         comfy_id: str | None = None,
         *,
-        mode: str = "shared",
+        mode: str | None = None,
         wait: float | None = 0,
         labels: Iterable[str] = (),
         tell: Tell = lambda _: None,

@@ -38,7 +38,7 @@ class Wish:
     """What was asked for. `wait` in seconds, None for ever."""
 
     comfy_id: str | None = None
-    mode: str = Mode.SHARED.value
+    mode: str | None = None
     wait: float | None = 0.0
     labels: tuple[str, ...] = ()
     #: By what it is taken back.
@@ -88,9 +88,9 @@ def checked_id(comfy_id: object) -> str | None:
     return comfy_id
 
 
-def _checked_mode(mode: Any) -> str:
+def _checked_mode(mode: Any) -> str | None:
     try:
-        return Mode(mode).value
+        return None if mode is None else Mode(mode).value
     except ValueError:
         modes = " or ".join(f'"{each.value}"' for each in Mode)
         msg = f"mode must be {modes}, not {mode!r}"

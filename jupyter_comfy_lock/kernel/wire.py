@@ -99,7 +99,8 @@ class WishJson(TypedDict):
     """A wish for a lock; `wait` in seconds, None for ever."""
 
     comfy_id: str | None
-    mode: str
+    #: None: as it is held already, or else shared.
+    mode: str | None
     wait: float | None
     request_id: str
     labels: NotRequired[list[str]]

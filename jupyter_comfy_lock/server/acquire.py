@@ -54,6 +54,8 @@ class Wish:
     #: The ComfyServer that its notebook is pinned to.
     pin: ComfyId | None = None
     mode: Mode = Mode.SHARED
+    #: Whether a lock that it has on the same ComfyServer will do in whatever mode it is.
+    any_mode: bool = False
     #: For how many seconds it waits in line; None: for ever.
     wait_s: float | None = 0.0
     #: What the ComfyServer must have, when it is not named.
@@ -142,9 +144,14 @@ class Acquirer:
         if not self._upstreams:
             raise EmptyPool
         current = self._held.by(wish.holder_id)
-        same = current and current.mode is wish.mode and wish.named in (None, current.comfy_id)
-        if current and same and self._lease.fresh and self._suits(current, wish):
-            return Locked(lock=current, chosen_by=wish.chosen_by, had_it=True, was=current.mode)
+        if current is not None and wish.named in (None, current.comfy_id):
+            if wish.any_mode:
+                wish = replace(wish, mode=current.mode)
+            # The same request again is answered as it was before: the store knows how.
+            again = wish.request_id == current.lock_id
+            suits = current.mode is wish.mode and self._suits(current, wish)
+            if suits and not again and self._lease.fresh:
+                return Locked(lock=current, chosen_by=wish.chosen_by, had_it=True, was=current.mode)
         try:
             return await self._acquire(wish, on_move)
         except ComfyLockError as error:
@@ -291,13 +298,14 @@ class Acquirer:
         lock, holder_id = grant.lock, wish.holder_id
         before = self._held.by(holder_id)
         try:
-            foreign = 0 if grant.had_it else await self._ready(lock)
+            used = grant.had_it or self._held.has(lock)
+            foreign = 0 if used else await self._ready(lock)
             self._refuse_if_over(lock)
         except BaseException:
             await asyncio.shield(self._give_back(grant, before))
             raise
         self._held.put(lock)
-        if not grant.had_it:
+        if not used:
             self._journal.granted(lock, waited_s=waited_s)
             self._held.on_change(holder_id, lock, None)
         if before is not None and before.comfy_id != lock.comfy_id:

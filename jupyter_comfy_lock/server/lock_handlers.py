@@ -60,35 +60,33 @@ class LocksHandler(ComfyLockHandler):
             self.set_status(HTTPStatus.OK if locked.had_it else HTTPStatus.CREATED)
             self.finish(self._locked_json(locked))
             return
-        acquiring = self.services.acquirer.acquire(wish, moves.put_nowait)
-        self._waiting = asyncio.ensure_future(acquiring)
+        acquiring = asyncio.ensure_future(self.services.acquirer.acquire(wish, moves.put_nowait))
+        self._waiting = acquiring
         try:
-            await self._tell_while_waiting(self._waiting, moves)
-        except StreamClosedError:
-            self._waiting.cancel()
-        finally:
-            if not self._waiting.done():
-                self._waiting.cancel()
-            with suppress(asyncio.CancelledError, ComfyLockError):
-                await self._waiting
+            await self._tell_while_waiting(acquiring, moves)
+            self._answer_last(acquiring)
+            await self.flush()
+        except (StreamClosedError, asyncio.CancelledError):
+            await self._nobody_listens(holder, acquiring)
 
     async def _tell_while_waiting(
         self, acquiring: "asyncio.Task[Locked]", moves: "asyncio.Queue[dict[str, Any]]"
     ) -> None:
+        standing: dict[str, Any] | None = None
         while not acquiring.done():
             moved = asyncio.ensure_future(moves.get())
-            done, _ = await asyncio.wait(
+            await asyncio.wait(
                 {acquiring, moved}, timeout=_SIGN_OF_LIFE_S, return_when=asyncio.FIRST_COMPLETED
             )
-            if acquiring in done:
-                moved.cancel()
-                break
-            if moved in done:
-                self._standing = moved.result()
+            if moved.done():
+                standing = moved.result()
             moved.cancel()
-            await self._line({"waiting": self._standing})
+            if standing is not None and not acquiring.done():
+                await self._line({"waiting": standing})
+
+    def _answer_last(self, acquiring: "asyncio.Task[Locked]") -> None:
+        """Say what came of it: as any request does, if it did not have to wait at all."""
         if not self._headers_written:
-            # It did not have to wait at all.
             locked = acquiring.result()
             self.set_status(HTTPStatus.OK if locked.had_it else HTTPStatus.CREATED)
             self.finish(self._locked_json(locked))
@@ -97,8 +95,15 @@ class LocksHandler(ComfyLockHandler):
             last = self._locked_json(acquiring.result())
         except ComfyLockError as error:
             last = {"error": error.to_json()}
-        await self._line(last)
-        self.finish()
+        self.finish(json.dumps(last) + "\n")
+
+    async def _nobody_listens(self, holder: Holder, acquiring: "asyncio.Task[Locked]") -> None:
+        """Leave the line; give back a lock of which nobody has heard."""
+        acquiring.cancel()
+        with suppress(asyncio.CancelledError, ComfyLockError):
+            locked = await acquiring
+            if not locked.had_it:
+                await self.services.locks.withdraw(holder.holder_id, locked.lock.lock_id)
 
     async def _line(self, payload: dict[str, Any]) -> None:
         if not self._headers_written:
@@ -129,9 +134,9 @@ class LocksHandler(ComfyLockHandler):
         body = self.body()
         comfy_id = text_or_none(body, "comfy_id")
         try:
-            mode = Mode(body.get("mode", Mode.SHARED))
+            mode = Mode(body.get("mode") or Mode.SHARED)
         except ValueError:
-            raise BadRequest(field="mode", why='must be "shared" or "exclusive"') from None
+            raise BadRequest(field="mode", why='must be "shared", "exclusive" or null') from None
         labels = body.get("labels") or []
         if not isinstance(labels, list) or not all(isinstance(each, str) for each in labels):
             raise BadRequest(field="labels", why="must be a list of text")
@@ -149,6 +154,7 @@ class LocksHandler(ComfyLockHandler):
             comfy_id=ComfyId(comfy_id) if comfy_id else self._home(holder),
             pin=None if comfy_id else await self.services.pin_of(holder),
             mode=mode,
+            any_mode=body.get("mode") is None,
             wait_s=_wait(body.get("wait", 0)),
             labels=frozenset(labels),
             request_id=LockId(request_id) if request_id else None,

@@ -186,7 +186,7 @@ class FakeJupyter:
                     "request_id": line.body["request_id"],
                     "holder_id": line.holder["holder_id"],
                     "name": line.holder["name"],
-                    "mode": line.body["mode"],
+                    "mode": line.body["mode"] or "shared",
                     "comfy_ids": [comfy_id] if comfy_id else self.pool,
                     "since": NOW,
                     "place": place,
@@ -358,14 +358,15 @@ class FakeJupyter:
         comfy_id = asked or self.pin or self.pool[-1]
         chosen_by = "name" if asked else "pin" if self.pin else "best"
         was = self.lock["mode"] if self.lock and self.lock["comfy_id"] == comfy_id else None
-        if was != body["mode"]:
+        mode = body["mode"] or was or "shared"
+        if was != mode:
             self.fence += 1
             self.lock = {
                 "comfy_id": comfy_id,
                 "url": f"http://{comfy_id}:8188",
                 "holder_id": holder["holder_id"],
                 "name": holder["name"],
-                "mode": body["mode"],
+                "mode": mode,
                 "fence": self.fence,
                 "epoch": 1,
                 "granted_at": NOW,
