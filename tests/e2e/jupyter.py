@@ -103,7 +103,13 @@ class Kernel:
             CellFailed: it raised.
         """
         cell = Cell()
-        reply = self.client.execute_interactive(code, timeout=timeout_s, output_hook=cell.take)
+        reply = self.client.execute_interactive(
+            code,
+            timeout=timeout_s,
+            output_hook=cell.take,
+            # Else a cell that is sent at once after a failed one is not run.
+            stop_on_error=False,
+        )
         if reply["content"]["status"] != "ok":
             lines = reply["content"].get("traceback") or [reply["content"]["status"]]
             raise CellFailed(_ANSI.sub("", cell.text + "\n".join(lines)))
@@ -117,7 +123,7 @@ class Kernel:
     def begin(self, code: str, *, said: str) -> str:
         """Start a cell and return when it has printed `said`; it goes on."""
         cell = Cell()
-        message_id: str = self.client.execute(code)
+        message_id: str = self.client.execute(code, stop_on_error=False)
         deadline_s = time.monotonic() + KERNEL_START_S
         while said not in cell.text:
             message = self.client.get_iopub_msg(timeout=deadline_s - time.monotonic())
@@ -128,7 +134,7 @@ class Kernel:
 
     def send(self, code: str) -> None:
         """Start a cell and do not wait for it."""
-        self.client.execute(code)
+        self.client.execute(code, stop_on_error=False)
 
     def pid(self) -> int:
         """The process that the kernel is now."""
