@@ -9,7 +9,7 @@ from aiohttp import web
 from jupyter_comfy_lock.domain.errors import StoreUnavailable
 from jupyter_comfy_lock.server import follow, submit
 from tests.server import graphs
-from tests.server.world import Kernel, World, until
+from tests.server.world import Kernel, World, eventually, until
 
 #: How often is looked, and for how long, in seconds: (module, name) -> (really, in most tests).
 TIMES = {
@@ -29,6 +29,10 @@ async def locked(world: World, **more) -> Kernel:
     kernel = await world.kernel("a.ipynb", **more)
     await kernel.lock("gpu-1")
     return kernel
+
+
+async def nobody_holds(world: World) -> bool:
+    return not (await world.user.get("locks"))["locks"]
 
 
 async def runs(world: World, prompt_id: str) -> int:
@@ -440,10 +444,10 @@ async def test_a_holder_that_leaves_takes_its_prompts_and_its_lock_with_it(world
     assert [x["holder_id"] for x in locks] == [b.holder_id]
 
 
-async def test_a_prompt_that_is_being_sent_when_its_kernel_ends_is_taken_off(world: World):
+async def test_a_prompt_that_is_being_recorded_when_its_kernel_ends_is_not_sent(world: World):
     kernel = await locked(world)
     go, reached = asyncio.Event(), asyncio.Event()
-    store = world.app._task_store
+    store = world.stores.tasks
     real = store.register
 
     async def slow(task):
@@ -455,46 +459,63 @@ async def test_a_prompt_that_is_being_sent_when_its_kernel_ends_is_taken_off(wor
     store.register = slow
     sending = asyncio.create_task(kernel.call("POST", "tasks", json={"prompt": graphs.steps(400)}))
     await asyncio.wait_for(reached.wait(), 10)
-    held, released = asyncio.Event(), world.app._locks._store.release
+    release = world.stores.locks.release
 
     async def slow_release(*args):
         go.set()
-        await held.wait()
-        return await released(*args)
+        assert (await sending).code == (409, "no_lock")
+        return await release(*args)
 
-    world.app._locks._store.release = slow_release
-    leaving = asyncio.create_task(kernel.call("DELETE", "holders/me"))
-    await until(lambda: world.gpu.faults.bodies("/prompt"))
-    held.set()
-    assert (await leaving).status == 204
+    world.stores.locks.release = slow_release
+    assert (await kernel.call("DELETE", "holders/me")).status == 204
+    assert world.gpu.faults.bodies("/prompt") == []
+    (task,) = (await world.user.get("tasks"))["tasks"]
+    assert task["state"] == "rejected"
+    await eventually(nobody_holds, world)
+
+
+async def test_a_prompt_that_is_being_sent_when_its_kernel_ends_is_taken_off(world: World):
+    """R8, and R6: its lock ends with it and not before."""
+    kernel = await locked(world)
+    go, reached = asyncio.Event(), asyncio.Event()
+    real = world.gpu.faults._prompt
+
+    async def slow(request, handler):
+        reached.set()
+        await go.wait()
+        return await real(request, handler)
+
+    world.gpu.faults._prompt = slow
+    sending = asyncio.create_task(kernel.call("POST", "tasks", json={"prompt": graphs.steps(400)}))
+    await asyncio.wait_for(reached.wait(), 10)
+    assert (await kernel.call("DELETE", "holders/me")).status == 204
+    (lock,) = (await world.user.get("locks"))["locks"]
+    assert lock["state"] == "draining"
+    go.set()
     task_id = (await sending).json()["task_id"]
 
-    async with world.user.events() as events:
-        await events.until(
-            lambda: (
-                "cancelled" in events.states(task_id)
-                or any(
-                    task["state"] == "cancelled"
-                    for snapshot in events.of("snapshot")
-                    for task in snapshot["tasks"]
-                )
-            )
-        )
+    async def state() -> str:
+        return str((await world.user.get(f"tasks/{task_id}"))["state"])
+
+    await eventually(nobody_holds, world)
+    assert await state() == "cancelled"
+    assert await runs(world, task_id) <= 1
+    async with world.session.get(f"{world.gpu.url}/queue") as response:
+        assert await response.json() == {"queue_running": [], "queue_pending": []}
 
 
 @pytest.mark.parametrize("settings", [{"lease_ttl_s": 3.0}])
 async def test_the_lock_of_a_gone_holder_is_released_when_the_store_is_back(world: World):
     kernel = await locked(world)
-    locks = world.app._locks
-    real = locks._store.release
+    locks = world.stores.locks
+    real = locks.release
 
     async def broken(*_):
         msg = "disk full"
         raise StoreUnavailable(msg)
 
-    locks._store.release = broken
+    locks.release = broken
     assert (await kernel.call("DELETE", "holders/me")).status == 204
     assert len((await world.user.get("locks"))["locks"]) == 1
-    locks._store.release = real
-    await until(lambda: not locks._owed)
-    assert (await world.user.get("locks"))["locks"] == []
+    locks.release = real
+    await eventually(nobody_holds, world)

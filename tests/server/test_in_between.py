@@ -16,16 +16,15 @@ from tests.server.world import World, until
 async def test_a_holder_that_ends_while_it_waits_for_a_lock_leaves_none(world: World):
     """R8."""
     kernel, other = await world.kernel("a.ipynb"), await world.kernel("b.ipynb")
-    locks = world.app._locks
-    granted = locks._granted
+    ask = world.stores.locks.ask
 
-    async def granted_late(*args):
+    async def ask_late(*args, **more):
         await kernel.call("DELETE", "holders/me")
-        return await granted(*args)
+        return await ask(*args, **more)
 
-    locks._granted = granted_late
+    world.stores.locks.ask = ask_late
     answer = await kernel.call("POST", "locks", json={"comfy_id": "gpu-1", "mode": "exclusive"})
-    locks._granted = granted
+    world.stores.locks.ask = ask
     assert answer.code == (403, "unknown_holder")
     assert (await world.user.get("locks"))["locks"] == []
     await other.lock("gpu-1", mode="exclusive")
@@ -46,7 +45,7 @@ async def test_whatever_goes_wrong_while_prompts_are_cancelled_the_lock_is_relea
 
 async def test_each_thing_that_stops_is_stopped_though_another_fails(world: World, caplog):
     stopped = asyncio.Event()
-    follow, leave = world.app._follower.stop, world.app._locks.stop
+    follow, leave = world.app._follower.stop, world.app._keeper.stop
 
     async def broken():
         await follow()
@@ -57,7 +56,7 @@ async def test_each_thing_that_stops_is_stopped_though_another_fails(world: Worl
         await leave()
         stopped.set()
 
-    world.app._follower.stop, world.app._locks.stop = broken, noted
+    world.app._follower.stop, world.app._keeper.stop = broken, noted
     await world.app.stop_extension()
     assert stopped.is_set()
     assert "no store" in caplog.text

@@ -14,7 +14,10 @@ from tests.server import graphs
 from tests.server.conftest import SECRET
 from tests.server.world import Caller, Kernel, World, until
 
-LOCK = {"comfy_id", "url", "holder_id", "name", "mode", "fence", "epoch", "granted_at"}
+LOCK = {
+    *("comfy_id", "url", "holder_id", "name", "mode", "fence", "epoch", "granted_at", "state"),
+    "foreign_prompts",
+}
 TASK = {
     *("task_id", "state", "reason", "comfy_id", "holder_id", "name", "lock", "created_at"),
     *("started_at", "ended_at", "queue", "progress", "cached", "files", "outputs", "error"),
@@ -58,6 +61,7 @@ async def test_a_kernel_of_this_server_proves_itself_by_its_session_key(world: W
         "kind": "managed",
         "name": "",
     }
+    assert hello["lease"] == {"ttl_s": 30.0, "renew_every_s": 5.0}
     assert hello["gateway_path"] == f"comfy-lock/gateway/{hello['credential']}/"
 
     # A child process of the same kernel shares its holder.
@@ -84,7 +88,7 @@ async def test_a_kernel_of_this_server_proves_itself_by_its_session_key(world: W
     await world.user.raw("DELETE", f"api/kernels/{kernel_id}")
     await until(lambda: world.app._registry.of_kernel(kernel_id) is None)
     assert (await kernel.call("GET", "locks")).code == (403, "unknown_holder")
-    await until(lambda: not world.app._locks._held)
+    await until(lambda: not world.held())
     assert (await world.user.get("locks"))["locks"] == []
 
 
@@ -106,8 +110,9 @@ async def test_another_process_of_a_kernel_is_a_new_incarnation_and_the_old_one_
     assert (old.holder_id, new.holder_id) == (f"{kernel_id}.1", f"{kernel_id}.2")
     assert old.credential != new.credential
     assert (await old.call("GET", "locks")).code == (403, "unknown_holder")
-    assert await new.get("locks") == {"locks": []}
-    await new.lock("gpu-1", "exclusive")
+    assert await new.get("locks") == {"locks": [], "waiting": []}
+    # What the old one had running has to leave first.
+    await new.lock("gpu-1", "exclusive", wait=10)
     assert (await new.call("GET", f"tasks/{task_id}")).code == (404, "unknown_task")
     await old.heard.ended.wait()
 
@@ -188,7 +193,7 @@ async def test_a_full_pool_says_who_has_what_and_a_dead_server_why(world: World)
     answer = await c.call("POST", "locks", json={})
     assert answer.code == (409, "lock_refused")
     message = answer.json()["message"]
-    assert "gpu-1: held by a.ipynb" in message
+    assert "gpu-1: a.ipynb holds it exclusively" in message
     assert "gpu-2: connection refused" in message
 
 
@@ -217,8 +222,16 @@ async def test_an_unknown_server_is_answered_with_the_known_ones(world: World):
         ({"comfy_id": ""}, "comfy_id"),
         ({"comfy_id": ["gpu-1"]}, "comfy_id"),
         ({"mode": "mine"}, "mode"),
-        ({"mode": None}, "mode"),
         ({"mode": []}, "mode"),
+        ({"mode": ""}, "mode"),
+        ({"wait": -1}, "wait"),
+        ({"wait": "1"}, "wait"),
+        ({"wait": True}, "wait"),
+        ({"labels": "flux"}, "labels"),
+        ({"labels": [7]}, "labels"),
+        ({"labels": ["flux"], "comfy_id": "gpu-1"}, "labels"),
+        ({"request_id": "mine"}, "request_id"),
+        ({"request_id": 7}, "request_id"),
     ],
 )
 async def test_a_lock_that_is_not_understood_takes_nothing(world: World, body, field: str):

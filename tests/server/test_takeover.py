@@ -6,11 +6,11 @@ from uuid import uuid4
 
 import pytest
 
-from jupyter_comfy_lock.domain.lock import HolderId, Mode
+from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, LockId, Mode
 from jupyter_comfy_lock.domain.pool import ComfyServer
+from jupyter_comfy_lock.domain.request import Request
 from jupyter_comfy_lock.domain.task import TaskId
 from jupyter_comfy_lock.server.gateway.socket import TOO_SLOW
-from jupyter_comfy_lock.store.locks import LockStore
 from tests.domain.things import a_snapshot, a_task
 from tests.server import graphs
 from tests.server.world import World, until
@@ -18,20 +18,26 @@ from tests.server.world import World, until
 
 async def left_behind(world: World, comfy_id: str = "gpu-1") -> str:
     """A lock and a running task of a Jupyter server that was killed; return the task's id."""
-    database = world.app._database
-    store = LockStore(database, ttl_s=30.0)
-    node = await store.join()
-    comfy = ComfyServer(comfy_id=comfy_id, url=world.gpu.url)
+    stores = world.stores
+    node = await stores.nodes.join()
     holder = HolderId("gone.1")
-    grant = await store.acquire(comfy, holder, node_id=node, mode=Mode.EXCLUSIVE, name="gone.ipynb")
+    request = Request(
+        lock_id=LockId(str(uuid4())),
+        holder_id=holder,
+        node_id=node,
+        mode=Mode.EXCLUSIVE,
+        wants=[ComfyServer(comfy_id=ComfyId(comfy_id), url=world.gpu.url)],
+        name="gone.ipynb",
+    )
+    grant = await stores.locks.ask(request, wait=False)
     task_id = str(uuid4())
     snapshot = replace(a_snapshot("gone.1", comfy_id, grant.lock.fence), url=world.gpu.url)
     task = a_task(TaskId(task_id), holder_id=holder, node_id=node, lock=snapshot)
-    await world.app._task_store.register(task)
+    await stores.tasks.register(task)
     body = {"prompt": graphs.steps(400), "prompt_id": task_id}
     async with world.session.post(f"{world.gpu.url}/prompt", json=body) as response:
         assert response.status == 200
-    await store.leave(node)
+    await stores.nodes.leave(node)
     return task_id
 
 
@@ -56,8 +62,8 @@ async def ended(world: World, task_id: str):
 async def test_what_a_killed_jupyter_server_left_is_released_and_cancelled(world: World):
     kernel = await world.kernel()
     task_id = await left_behind(world)
-    # Whoever wants the place finds out that its holder is gone.
-    await kernel.lock("gpu-1", "exclusive")
+    # Whoever wants the place finds out that its holder is gone, and has it when its prompts are.
+    await kernel.lock("gpu-1", "exclusive", wait=10)
     task = await ended(world, task_id)
     assert task["state"] == "cancelled"
     assert "stopped" in task["reason"]
@@ -68,7 +74,7 @@ async def test_what_a_killed_jupyter_server_left_is_released_and_cancelled(world
 
 async def test_a_task_whose_home_is_in_the_pool_no_more_is_lost(world: World):
     task_id = await left_behind(world, "gpu-9")
-    await world.app._locks._expire()
+    await world.expire()
     task = await ended(world, task_id)
     assert task["state"] == "lost"
     assert "no longer in the pool" in task["reason"]
@@ -79,12 +85,11 @@ async def test_tasks_go_on_when_this_servers_own_lease_ran_out(world: World):
     await kernel.lock("gpu-1")
     task_id = await kernel.submit(graphs.steps(10))
     await kernel.task_in(task_id, "running")
-    locks = world.app._locks
-    before = locks.node_id
-    await locks._store.leave(before)
-    await locks._renew()
-    await locks._expire()
-    assert locks.node_id != before
+    before = world.node_id
+    await world.lose_the_lease()
+    await world.renew()
+    await world.expire()
+    assert world.node_id != before
     assert (await kernel.get("locks"))["locks"] == []
     task = await kernel.ended(task_id)
     assert task["state"] == "succeeded"
@@ -108,7 +113,7 @@ async def test_of_two_processes_that_say_hello_at_once_one_is_the_kernel(world: 
         if asked.status == 200:
             working.append(each.json()["holder"]["holder_id"])
     assert working == [known[0].holder_id]
-    await until(lambda: not world.app._locks._held)
+    await until(lambda: not world.held())
 
 
 async def test_a_client_that_does_not_read_is_closed_and_not_waited_for(world: World):
@@ -132,8 +137,7 @@ async def test_a_client_that_does_not_read_is_closed_and_not_waited_for(world: W
 async def test_a_lease_is_renewed_for_as_long_as_the_server_lives(world: World):
     kernel = await world.kernel()
     lock = await kernel.lock("gpu-1")
-    locks = world.app._locks
-    deadline = locks._deadline_s
-    await until(lambda: locks._deadline_s > deadline + 2.5)
+    deadline = world.lease._deadline_s
+    await until(lambda: world.lease._deadline_s > deadline + 2.5)
     assert (await kernel.get("locks"))["locks"] == [lock]
     assert (await kernel.comfy("GET", "queue")).status == 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -178,11 +178,43 @@ class Kernel(Caller):
         super().__init__(base, session, {"Authorization": f"ComfyKernel {self.credential}"})
         self.heard = Events()
 
-    async def lock(self, comfy_id: str | None = None, mode: str = "shared") -> dict[str, Any]:
-        answer = await self.call("POST", "locks", json={"comfy_id": comfy_id, "mode": mode})
-        assert answer.status in (200, 201), answer.body
-        lock: dict[str, Any] = answer.json()["lock"]
+    async def lock(
+        self, comfy_id: str | None = None, mode: str = "shared", **more: Any
+    ) -> dict[str, Any]:
+        """Lock at once, or wait for it with `wait=`."""
+        answer = await self.ask(comfy_id, mode, **more)
+        assert answer.status in (200, 201, 202), answer.body
+        # What is waited for is on the last line.
+        last = json.loads(answer.body.splitlines()[-1])
+        assert "lock" in last, last
+        lock: dict[str, Any] = last["lock"]
         return lock
+
+    async def ask(self, comfy_id: str | None = None, mode: str = "shared", **more: Any) -> Answer:
+        """Ask for a lock; the whole answer."""
+        return await self.call("POST", "locks", json={"comfy_id": comfy_id, "mode": mode, **more})
+
+    @asynccontextmanager
+    async def waiting(
+        self, comfy_id: str | None = None, mode: str = "shared", **more: Any
+    ) -> AsyncIterator[Waiting]:
+        """Wait for a lock within the block, which is left when the wait is over or given up."""
+        body = {"comfy_id": comfy_id, "mode": mode, "wait": None, **more}
+        async with self._session.post(
+            URL(f"{self.base}comfy-lock/api/locks", encoded=True),
+            headers=self._headers,
+            json=body,
+            timeout=aiohttp.ClientTimeout(total=None),
+        ) as response:
+            waiting = Waiting(response)
+            reading = asyncio.create_task(waiting.read())
+            try:
+                yield waiting
+            finally:
+                # Closing the answer before its end closes the connection.
+                reading.cancel()
+                with suppress(asyncio.CancelledError):
+                    await reading
 
     async def release(self) -> Any:
         return (await self.call("DELETE", "locks/mine")).json()["released"]
@@ -229,6 +261,66 @@ class Kernel(Caller):
         url = URL(f"{self.base}{self.gateway_path}ws{query}", encoded=True)
         async with self._session.ws_connect(url, max_msg_size=0) as socket:
             yield Socket(socket)
+
+
+class Waiting:
+    """One who waits for a lock, line by line."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self.content_type = response.content_type
+        self.lines: list[dict[str, Any]] = []
+        self._response = response
+        self._changed = asyncio.Condition()
+
+    async def read(self) -> None:
+        async for line in self._response.content:
+            async with self._changed:
+                self.lines.append(json.loads(line))
+                self._changed.notify_all()
+
+    @property
+    def standings(self) -> list[dict[str, Any]]:
+        """What was said of how it stands."""
+        return [line["waiting"] for line in self.lines if "waiting" in line]
+
+    async def stands(self, true: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        """Wait until it is said to stand so; return how."""
+
+        def found() -> Any:
+            return next((each for each in self.standings if true(each)), None)
+
+        return dict(await self._until(found))
+
+    async def at(self, place: int) -> dict[str, Any]:
+        """Wait until it is said to be at that place of the line."""
+        return await self.stands(lambda each: each["place"] == place)
+
+    async def lock(self) -> dict[str, Any]:
+        """Wait for the lock."""
+        last = await self.last()
+        assert "lock" in last, last
+        return dict(last["lock"])
+
+    async def error(self) -> dict[str, Any]:
+        """Wait for why there is no lock."""
+        last = await self.last()
+        assert "error" in last, last
+        return dict(last["error"])
+
+    async def last(self) -> dict[str, Any]:
+        """Wait for the last line."""
+
+        def found() -> Any:
+            return next((each for each in self.lines if "waiting" not in each), None)
+
+        return dict(await self._until(found))
+
+    async def _until(self, found: Callable[[], Any]) -> Any:
+        async with asyncio.timeout(DEADLINE_S), self._changed:
+            while not (thing := found()):
+                await self._changed.wait()
+            return thing
 
 
 class Socket:
@@ -311,6 +403,49 @@ class World:
         async with kernel.events(kernel.heard):
             await kernel.heard.ended.wait()
 
+    # -- what happens by itself in time, or to nobody's doing ------------------------------------
+
+    @property
+    def stores(self) -> Any:
+        """What the Jupyter server keeps, as another one on the same database would see it."""
+        return self.app._stores
+
+    @property
+    def node_id(self) -> str:
+        """The Jupyter server among those that use its database."""
+        return str(self.app._keeper.node_id)
+
+    def held(self) -> tuple[Any, ...]:
+        """Return the locks under which the Jupyter server forwards."""
+        return tuple(self.app._held.all())
+
+    async def renew(self) -> None:
+        """Renew the lease of the Jupyter server now."""
+        await self.app._keeper.renew()
+
+    async def expire(self) -> None:
+        """End what other Jupyter servers left that are gone."""
+        await self.app._keeper.expire()
+
+    async def settle(self) -> None:
+        """Do now what the store was away for."""
+        await self.app._keeper.renew()
+        await self.app._debts.settle()
+
+    async def lose_the_lease(self) -> None:
+        """Have the Jupyter server be given up by the others, without its knowing."""
+        await self.stores.nodes.leave(self.node_id)
+
+    @property
+    def lease(self) -> Any:
+        """The lease of the Jupyter server."""
+        return self.app._held._lease
+
+    def let_time_pass(self, seconds: float) -> None:
+        """Put the clock forward by which the Jupyter server counts its lease."""
+        real = self.lease._clock_s
+        self.lease._clock_s = lambda: real() + seconds
+
     async def close(self) -> None:
         for each in self.listening:
             each.cancel()
@@ -323,4 +458,12 @@ async def until(true: Callable[[], Any]) -> Any:
     async with asyncio.timeout(DEADLINE_S):
         while not (found := true()):  # noqa: ASYNC110 - it is for what sets no event
             await asyncio.sleep(0.01)
+        return found
+
+
+async def eventually(true: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    """Wait until `true` is so, for what has to be asked for."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not (found := await true(*args)):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
         return found
