@@ -89,8 +89,11 @@ def test_who_has_it_and_wants_it_alone_goes_before_those_who_have_it_not():
 
 
 def test_an_upgrade_waits_for_the_others_who_share_and_lets_nobody_in_meanwhile():
-    stranger, upgrade = a_waiter("a", ticket=1), a_waiter("b", ticket=2, mode=EXCLUSIVE)
-    assert granted([stranger, upgrade], [a_lock("b"), a_lock("c")]) is None
+    stranger = a_waiter("a", ticket=1, capacity=3)
+    upgrade = a_waiter("b", ticket=2, capacity=3, mode=EXCLUSIVE)
+    locks = [a_lock("b"), a_lock("c")]
+    assert fits(stranger, "gpu-1", by_comfy(locks))
+    assert granted([stranger, upgrade], locks) is None
 
 
 def test_who_has_let_go_of_it_has_no_right_of_way():

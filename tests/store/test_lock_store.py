@@ -333,6 +333,20 @@ async def test_r6_prompts_elsewhere_and_of_others_keep_nobody_out(node, site):
     assert len(await site.active()) == 1
 
 
+async def test_r6_what_one_has_drained_is_free_though_another_has_prompts_there(node, site):
+    mine = await node.task(await node.take("k1", ONE), "mine")
+    await node.task(await node.take("k2", ONE), "others")
+    waiting = await node.wait("k3", ONE)
+    await site.release("k1")
+    await site.release("k2")
+    await site.end(mine)
+    assert isinstance(await outcome(site, waiting), Grant)
+    assert [(x.holder_id, x.state) for x in await site.active()] == [
+        ("k2", LockState.DRAINING),
+        ("k3", LockState.HELD),
+    ]
+
+
 async def test_r6_a_holder_that_comes_back_to_what_it_drains_has_it_at_once(node, site):
     await node.task(await node.take("k1", ONE))
     await site.release("k1")
@@ -594,6 +608,13 @@ async def test_a_request_is_taken_back_whatever_became_of_it(node, site):
     assert await site.locks.withdraw(held.lock_id, LockEvent.RELEASED) is None
     assert await site.locks.withdraw(LockId("never"), LockEvent.RELEASED) is None
     assert await site.held() == [("k3", "gpu-1", "exclusive")]
+
+
+async def test_a_request_that_is_taken_back_late_takes_no_newer_lock_away(node, site):
+    older = await node.take("k1", ONE)
+    newer = await node.take("k1", ONE, mode=EXCLUSIVE)
+    assert await site.locks.withdraw(older.lock_id, LockEvent.RELEASED) is None
+    assert await site.active() == [newer]
 
 
 async def test_a_request_that_was_taken_back_leads_to_nothing_any_more(node, site):
