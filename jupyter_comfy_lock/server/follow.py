@@ -61,8 +61,10 @@ class Follower:
             # No news comes of the end of a cancelled task when its holder's socket is closed.
             cancelling = any(live.task.cancel_requested for live in self._tasks.pending())
             wait_s = _LOOK_AT_CANCELLED_EVERY_S if cancelling else _LOOK_EVERY_S
+            # Not `wait_for`: before Python 3.12 it may swallow the cancellation that ends this.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._tasks.look_now.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._tasks.look_now.wait()
             self._tasks.look_now.clear()
             try:
                 await self._tasks.settle()
