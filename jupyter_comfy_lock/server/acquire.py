@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from logging import Logger
 from typing import TYPE_CHECKING, Literal
@@ -150,7 +151,9 @@ class Acquirer:
             # The same request again is answered as it was before: the store knows how.
             again = wish.request_id == current.lock_id
             suits = current.mode is wish.mode and self._suits(current, wish)
-            if suits and not again and self._lease.fresh:
+            # Of one that waits for another, the newest wish counts: the store ends the older one.
+            moves = again or self._held.asks(wish.holder_id)
+            if suits and not moves and self._held.trusts(current):
                 return Locked(lock=current, chosen_by=wish.chosen_by, had_it=True, was=current.mode)
         try:
             return await self._acquire(wish, on_move)
@@ -168,6 +171,9 @@ class Acquirer:
         return wish.labels <= find_upstream(self._upstreams, lock.comfy_id).comfy.labels
 
     async def _acquire(self, wish: Wish, on_move: OnMove) -> Locked:
+        if not self._lease.fresh:
+            # A lock that rests on it could not be used.
+            await self._keeper.renew()
         candidates = await self._candidates(wish)
         request = Request(
             lock_id=wish.request_id or LockId(str(uuid4())),
@@ -180,29 +186,24 @@ class Acquirer:
         if request.lock_id in self._held.asking:
             raise BadRequest(field="request_id", why="is that of a request that is under way")
         began_s = time.monotonic()
-        self._held.asking.add(request.lock_id)
+        self._held.asking[request.lock_id] = request.holder_id
         try:
-            grant = await self._grant(request, wish, on_move)
-            waited_s = 0.0 if wish.wait_s == 0 else time.monotonic() - began_s
-            return await self._install(grant, wish, waited_s)
+            before = self._held.by(wish.holder_id)
+            grant = await self._grant(request, wish, before, on_move)
+            waited_s = time.monotonic() - began_s if wish.waits else 0.0
+            return await self._install(grant, wish, before, waited_s)
         except LockRefused as error:
-            if error.details.get("comfy_id") is None and candidates.unusable:
-                why = "; ".join([str(error.details.get("why")), *candidates.unusable])
-                raise LockRefused(None, why, ()) from None
+            if wish.named is None and candidates.unusable:
+                raise _and_the_others(error, candidates.unusable) from None
             raise
         finally:
-            self._held.asking.discard(request.lock_id)
+            self._held.asking.pop(request.lock_id, None)
             self._held.revoked.pop(request.lock_id, None)
 
     async def _candidates(self, wish: Wish) -> Candidates:
         if wish.named is not None:
             upstream = find_upstream(self._upstreams, wish.named)
-            old = time.monotonic() - upstream.looked_s > _LOOK_AGAIN_S
-            if old or upstream.fault() is not None:
-                await upstream.look()
-            fault = upstream.fault()
-            if fault is not None:
-                raise fault
+            await self._look(upstream)
             return Candidates(usable=[upstream.comfy], unusable=[])
         await look_at_all(self._upstreams.values())
         occupied, last_used = await asyncio.gather(self._store.occupancy(), self._store.last_used())
@@ -223,9 +224,13 @@ class Acquirer:
             raise LockRefused(None, "; ".join(unusable), ())
         return Candidates(usable=usable, unusable=unusable)
 
-    async def _grant(self, request: Request, wish: Wish, on_move: OnMove) -> Grant:
-        """Ask, and wait if need be; who does not get it leaves nothing in the store."""
-        before = self._held.by(wish.holder_id)
+    async def _grant(
+        self, request: Request, wish: Wish, before: Lock | None, on_move: OnMove
+    ) -> Grant:
+        """Ask, and wait if need be; who does not get it leaves nothing in the store.
+
+        `before` is what the holder has now.
+        """
         if before is not None and before.mode is Mode.EXCLUSIVE and wish.mode is Mode.SHARED:
             # From the moment of the grant others may share it; what needs it alone must not pass.
             self._held.share(before)
@@ -236,30 +241,48 @@ class Acquirer:
                 if isinstance(outcome, Grant):
                     return outcome
                 assert place is not None
+                place.stands_there = True
                 # Whoever is in the way may be dead.
                 await self._keeper.expire()
                 lock = await place.turn
-                held = self._held.by(wish.holder_id)
-                same = held is not None and held.comfy_id == lock.comfy_id
-                return Grant(lock=lock, was=held.mode if held is not None and same else None)
+                kept = before if before is not None and self._held.has(before) else None
+                same = kept is not None and kept.comfy_id == lock.comfy_id
+                return Grant(lock=lock, was=kept.mode if kept is not None and same else None)
         except TimeoutError:
-            try:
-                error = await self._timed_out(request, wish.wait_s or 0.0)
-            finally:
-                await self._debts.take_back(request.lock_id, LockEvent.TIMED_OUT)
-                self._keep(before)
-            raise error from None
+            raise await asyncio.shield(self._out_of_time(request, wish, before)) from None
         except BaseException as error:
             # Also when the caller is cancelled: a lock that nobody knows of must not stay.
             if wish.waits or not isinstance(error, LockRefused):
-                taking_back = self._debts.take_back(request.lock_id, LockEvent.RELEASED)
-                await asyncio.shield(taking_back)
-            self._keep(before)
+                await asyncio.shield(self._give_up(request, before, LockEvent.RELEASED))
+            else:
+                self._keep(before)
             raise
         finally:
             if place is not None:
                 self._line.remove(request.lock_id)
                 place.close()
+
+    async def _out_of_time(
+        self, request: Request, wish: Wish, before: Lock | None
+    ) -> ComfyLockError:
+        error: ComfyLockError
+        try:
+            error = await self._timed_out(request, wish.wait_s or 0.0)
+        except StoreUnavailable as away:
+            error = away
+        await self._give_up(request, before, LockEvent.TIMED_OUT)
+        return error
+
+    async def _give_up(self, request: Request, before: Lock | None, event: LockEvent) -> None:
+        """Take a request back; its turn may have come after all."""
+        if before is not None:
+            with suppress(StoreUnavailable):
+                outcome = await self._store.outcome(request.lock_id)
+                if isinstance(outcome, Grant):
+                    # It took the place of what the holder had, and of that nothing is left.
+                    await self._debts.lose_for(outcome.lock)
+        await self._debts.take_back(request.lock_id, event)
+        self._keep(before)
 
     def _keep(self, lock: Lock | None) -> None:
         """Go on as before with the lock that the holder had, unless it has it no more."""
@@ -293,24 +316,27 @@ class Acquirer:
         )
         return LockTimeout(wait_s, why, [each.comfy_id for each in request.wants])
 
-    async def _install(self, grant: Grant, wish: Wish, waited_s: float) -> Locked:
-        """Begin to forward under a lock that was granted."""
-        lock, holder_id = grant.lock, wish.holder_id
-        before = self._held.by(holder_id)
+    async def _install(
+        self, grant: Grant, wish: Wish, before: Lock | None, waited_s: float
+    ) -> Locked:
+        """Begin to forward under a lock that was granted, instead of what the holder had."""
+        lock = grant.lock
+        used = grant.had_it or self._held.has(lock)
+        foreign = 0
         try:
-            used = grant.had_it or self._held.has(lock)
-            foreign = 0 if used else await self._ready(lock)
+            if not used:
+                await self._move(before, lock)
+                foreign = await self._ready(lock)
             self._refuse_if_over(lock)
         except BaseException:
-            await asyncio.shield(self._give_back(grant, before))
+            if not used:
+                await asyncio.shield(self._give_back(lock, before))
             raise
         self._held.put(lock)
+        self._debts.forgive(lock.lock_id)
         if not used:
             self._journal.granted(lock, waited_s=waited_s)
-            self._held.on_change(holder_id, lock, None)
-        if before is not None and before.comfy_id != lock.comfy_id:
-            self._journal.released(before, f"moved to {lock.comfy_id}")
-            await self._debts.confirm([before.lock_id])
+            self._held.on_change(lock.holder_id, lock, None)
         return Locked(
             lock=lock,
             chosen_by=wish.chosen_by,
@@ -319,24 +345,52 @@ class Acquirer:
             foreign_prompts=foreign,
         )
 
-    async def _give_back(self, grant: Grant, before: Lock | None) -> None:
-        """Let go of a lock that cannot be used, and of what it was taken instead of."""
-        if before is not None and not grant.had_it and self._held.has(before):
-            self._held.lose(before, f"{grant.lock.comfy_id} was locked instead, and was not ready")
-            await self._debts.confirm([before.lock_id])
-        await self._debts.take_back(grant.lock.lock_id, LockEvent.RELEASED)
+    async def _move(self, before: Lock | None, lock: Lock) -> None:
+        """Use what the holder had no longer, now that it has another one."""
+        if before is None or not self._held.has(before):
+            return
+        if before.comfy_id == lock.comfy_id:
+            # What both modes allow goes on without a gap; the rest when it is ready.
+            self._held.put(replace(lock, mode=Mode.SHARED))
+            return
+        self._held.stop(before, f"{lock.comfy_id} was locked instead, and given back")
+        self._journal.released(before, f"moved to {lock.comfy_id}")
+        await self._debts.confirm([before.lock_id])
+
+    async def _give_back(self, lock: Lock, before: Lock | None) -> None:
+        """Let go of a lock that cannot be used, and tell whoever had another one before it."""
+        moved = before is not None and before.comfy_id != lock.comfy_id
+        if before is not None and moved and self._held.by(before.holder_id) is None:
+            self._held.lose(before, f"{lock.comfy_id} was locked instead, and given back")
+        await self._debts.lose_for(lock)
+        await self._debts.take_back(lock.lock_id, LockEvent.RELEASED)
 
     async def _ready(self, lock: Lock) -> int:
         """Wait until what is locked exclusively is so; return the number of strangers' prompts."""
+        upstream = find_upstream(self._upstreams, lock.comfy_id)
+        await self._look(upstream)
         if lock.mode is not Mode.EXCLUSIVE:
             return 0
         return await clear_of_others(
-            find_upstream(self._upstreams, lock.comfy_id),
+            upstream,
             lock,
             self._keeper.store_id,
             within_s=self._policy.drain_timeout_s,
             log=self._log,
         )
+
+    async def _look(self, upstream: Upstream) -> None:
+        """Look at a ComfyServer, unless that was done just now; after a wait it may be dead.
+
+        Raises:
+            ComfyUnreachable, ComfyUnauthorized, ComfyUnsupported, NotComfyUI: it cannot be used.
+        """
+        old = time.monotonic() - upstream.looked_s > _LOOK_AGAIN_S
+        if old or upstream.fault() is not None:
+            await upstream.look()
+        fault = upstream.fault()
+        if fault is not None:
+            raise fault
 
     def _refuse_if_over(self, lock: Lock) -> None:
         if not self.is_here(lock.holder_id):
@@ -344,6 +398,16 @@ class Acquirer:
             raise UnknownHolder
         if lock.lock_id in self._held.revoked:
             raise StaleLock(lock.comfy_id, lock.fence, self._held.revoked[lock.lock_id])
+        if lock.node_id != self._lease.node_id:
+            why = "the lease of this Jupyter server ran out"
+            raise StaleLock(lock.comfy_id, lock.fence, why)
+
+
+def _and_the_others(error: LockRefused, unusable: list[str]) -> LockRefused:
+    """Return the same refusal, with why others did not even come into question."""
+    comfy_id, why = error.details.get("comfy_id"), error.details.get("why")
+    said = f"{comfy_id}: {why}" if comfy_id else str(why)
+    return LockRefused(None, "; ".join([said, *unusable]), error.details.get("holders") or ())
 
 
 def _why_unusable(upstream: Upstream, occupied: Occupancy, labels: frozenset[str]) -> str:

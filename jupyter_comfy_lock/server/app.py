@@ -171,9 +171,9 @@ class ComfyLock(ExtensionApp):
         journal = LockJournal(self.log, event_logger)
         backend = stores.database.backend
         lease = NodeLease(stores.nodes, self.policy, self.log, backend.lease_clock())
-        line = Line(backend.begin_to_watch)
-        debts = Debts(stores.locks, journal, self.log)
+        self._line = line = Line(backend.begin_to_watch)
         self._held = HeldLocks(lease)
+        self._debts = debts = Debts(stores.locks, self._held, journal, self.log)
         self._keeper = LockKeeper(
             stores.locks, lease, self._held, line, debts, self.policy, journal, self.log
         )

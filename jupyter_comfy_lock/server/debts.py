@@ -5,7 +5,8 @@ from logging import Logger
 from typing import TYPE_CHECKING
 
 from jupyter_comfy_lock.domain.errors import StoreUnavailable
-from jupyter_comfy_lock.domain.lock import HolderId, LockEvent, LockId
+from jupyter_comfy_lock.domain.lock import HolderId, Lock, LockEvent, LockId
+from jupyter_comfy_lock.server.held import HeldLocks
 from jupyter_comfy_lock.server.journal import LockJournal
 
 if TYPE_CHECKING:
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
 class Debts:
     """Ends of locks that must come to pass, now or when the store is there again."""
 
-    def __init__(self, store: "LockStore", journal: LockJournal, log: Logger) -> None:
+    def __init__(
+        self, store: "LockStore", held: HeldLocks, journal: LockJournal, log: Logger
+    ) -> None:
         self._store = store
+        self._held = held
         self._journal = journal
         self._log = log
         #: Requests that the store has to take back.
@@ -28,30 +32,50 @@ class Debts:
 
     async def take_back(self, lock_id: LockId, event: LockEvent) -> None:
         """Take a request back, and the lock that it may have led to."""
+        self._requests.discard(lock_id)
         try:
-            lock = await self._store.withdraw(lock_id, event)
+            await self._withdraw(lock_id, event)
         except StoreUnavailable as error:
             self._log.error("A lock is given back later: %s", error)
             self._requests.add(lock_id)
-        else:
-            if lock is not None:
-                self._journal.released(lock, "nobody waits for it any more")
+
+    async def _withdraw(self, lock_id: LockId, event: LockEvent) -> None:
+        lock = await self._store.withdraw(lock_id, event)
+        if lock is not None:
+            self._log.info("A lock of %s on %s is given back", lock.holder_id, lock.comfy_id)
+            await self.lose_for(lock)
+
+    async def lose_for(self, lock: Lock) -> None:
+        """Lose what a holder has that was replaced by `lock`, which is given back, or is that."""
+        held = self._held.by(lock.holder_id)
+        if held is None or held.fence > lock.fence:
+            return
+        replaced = held.lock_id != lock.lock_id
+        why = f"{lock.comfy_id} was locked instead, and given back" if replaced else "given back"
+        self._held.lose(held, why)
+        self._journal.released(held, why)
+        await self.confirm([held.lock_id])
 
     async def confirm(self, lock_ids: Iterable[LockId]) -> None:
         """Say that nothing more goes out under these."""
         self._unconfirmed.update(lock_ids)
         if not self._unconfirmed:
             return
+        told = tuple(self._unconfirmed)
         try:
-            await self._store.confirm(tuple(self._unconfirmed))
+            await self._store.confirm(told)
         except StoreUnavailable as error:
             self._log.error("Others wait longer than need be: %s", error)
         else:
-            self._unconfirmed.clear()
+            self._unconfirmed.difference_update(told)
 
     def owe(self, lock_id: LockId) -> None:
         """Take a request back soon."""
         self._requests.add(lock_id)
+
+    def forgive(self, lock_id: LockId) -> None:
+        """Do not take a request back: it was asked again, and its lock is used."""
+        self._requests.discard(lock_id)
 
     def owe_end(self, holder_id: HolderId, failure: StoreUnavailable) -> None:
         """End a holder's lock when the store is there again."""
@@ -65,9 +89,12 @@ class Debts:
             StoreUnavailable: it is away still.
         """
         for holder_id in tuple(self._holders):
-            await self._store.release(holder_id, LockEvent.HOLDER_GONE)
+            lock = await self._store.release(holder_id, LockEvent.HOLDER_GONE)
             self._holders.discard(holder_id)
+            if lock is not None:
+                self._journal.released(lock, LockEvent.HOLDER_GONE.value)
         for lock_id in tuple(self._requests):
-            await self._store.withdraw(lock_id, LockEvent.RELEASED)
-            self._requests.discard(lock_id)
+            if lock_id in self._requests:
+                await self._withdraw(lock_id, LockEvent.RELEASED)
+                self._requests.discard(lock_id)
         await self.confirm(())

@@ -24,8 +24,8 @@ class HeldLocks:
         self._held: dict[HolderId, Lock] = {}
         #: Why a holder's last lock was lost, until it is told.
         self._lost: dict[HolderId, tuple[Lock, str]] = {}
-        #: Requests that are under way, so that news of them are no surprise.
-        self.asking: set[LockId] = set()
+        #: Requests that are under way, so that news of them are no surprise, and whose they are.
+        self.asking: dict[LockId, HolderId] = {}
         #: Why a lock was taken away that was granted and is not used yet.
         self.revoked: dict[LockId, str] = {}
         #: Locks that were let go of here, and may drain still.
@@ -45,10 +45,27 @@ class HeldLocks:
                 lost, why = self._lost.pop(holder_id)
                 raise StaleLock(lost.comfy_id, lost.fence, why)
             raise NoLock(name or holder_id)
-        if not self._lease.fresh:
+        if not self.trusts(lock):
             why = "this Jupyter server could not renew its lease in time"
             raise StaleLock(lock.comfy_id, lock.fence, why)
         return lock
+
+    def trusts(self, lock: Lock) -> bool:
+        """Whether the lease that a lock rests on is surely not over (R7).
+
+        A new lease keeps none of the locks that rested on the one before.
+        """
+        return self._lease.fresh and lock.node_id == self._lease.node_id
+
+    def asks(self, holder_id: HolderId) -> bool:
+        """Whether a request of the holder is under way, which may replace what it has."""
+        return holder_id in self.asking.values()
+
+    def revoke(self, lock_id: LockId, why: str) -> bool:
+        """Have a lock not used that was granted and is not ready yet; whether it is such a one."""
+        if lock_id in self.asking:
+            self.revoked[lock_id] = why
+        return lock_id in self.asking
 
     def by(self, holder_id: HolderId) -> Lock | None:
         """Return the holder's lock."""
@@ -90,10 +107,17 @@ class HeldLocks:
         else:
             self._held[lock.holder_id] = lock
 
-    def lose(self, lock: Lock, why: str) -> None:
-        """Note that a holder's lock is gone without its doing; it is told on its next call."""
+    def stop(self, lock: Lock, why: str) -> None:
+        """Forward nothing more under a lock, in place of which its holder is about to have another.
+
+        Why is told if that does not come.
+        """
         self._held.pop(lock.holder_id, None)
         self._lost[lock.holder_id] = (lock, why)
+
+    def lose(self, lock: Lock, why: str) -> None:
+        """Note that a holder's lock is gone without its doing; it is told on its next call."""
+        self.stop(lock, why)
         self.on_change(lock.holder_id, None, why)
 
     def forget(self, holder_id: HolderId) -> None:

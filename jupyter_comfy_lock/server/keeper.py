@@ -13,6 +13,7 @@ from jupyter_comfy_lock.domain.lock import (
     ComfyId,
     Ending,
     HolderId,
+    Lock,
     LockEvent,
     LockId,
     LockState,
@@ -63,8 +64,9 @@ class LockKeeper:
         self._policy = policy
         self._journal = journal
         self._log = log
-        #: The revision up to which news were taken in.
+        #: The revision up to which news were taken in, and as which node.
         self._rev = 0
+        self._heard_as = ""
         #: Since which monotonic second others wait for a lock that drains.
         self._blocking_since_s: dict[LockId, float] = {}
         self._heartbeat = Background(self._renew_for_ever)
@@ -83,6 +85,7 @@ class LockKeeper:
         """Join the store's nodes, take over what dead ones left, and begin to renew."""
         try:
             await self._lease.join()
+            self._heard_as = self.node_id
             self.store_id = await self._store.store_id()
             await self.expire()
         except StoreUnavailable as error:
@@ -110,18 +113,31 @@ class LockKeeper:
         """
         # One granted while the renewal is under way is not in its answer, and not lost.
         known = self._held.all()
-        before = self.node_id
         kept = await self._lease.renew()
-        if self.node_id != before:
-            self._rev = 0
+        if self.node_id != self._heard_as:
+            self._rev, self._heard_as = 0, self.node_id
             self._line.all_over(Ending(event=LockEvent.EXPIRED, at=time.time()))
-        if not self.store_id:
-            self.store_id = await self._store.store_id()
         for lock in known:
             if lock.lock_id not in kept and self._held.has(lock):
-                outcome = await self._store.outcome(lock.lock_id)
-                if self._held.has(lock):
-                    self._held.lose(lock, _why_lost(outcome))
+                await self._not_kept(lock)
+        if not self.store_id:
+            self.store_id = await self._store.store_id()
+
+    async def _not_kept(self, lock: Lock) -> None:
+        outcome: Outcome | None = None
+        try:
+            outcome = await self._store.outcome(lock.lock_id)
+        except StoreUnavailable as error:
+            self._log.error("Why %s is not held any more is not known: %s", lock.comfy_id, error)
+        if self._held.has(lock) and not self._is_replaced(lock.holder_id, outcome):
+            self._held.lose(lock, _why_lost(outcome))
+            await self._debts.confirm([lock.lock_id])
+
+    def _is_replaced(self, holder_id: HolderId, outcome: Outcome | None) -> bool:
+        """Whether a request that is under way has led to another lock instead of that one."""
+        replaced = (LockEvent.RELEASED, LockEvent.REPLACED)
+        over = isinstance(outcome, Over) and outcome.ending.event in replaced
+        return over and self._held.asks(holder_id)
 
     async def expire(self) -> bool:
         """End what dead nodes left; whether there was anything.
@@ -175,8 +191,10 @@ class LockKeeper:
 
     async def _hear_for_ever(self) -> None:
         while True:
+            # Not `wait_for`: before Python 3.12 it may swallow the cancellation that ends this.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._line.wake.wait(), _NEWS_EVERY_S)
+                async with asyncio.timeout(_NEWS_EVERY_S):
+                    await self._line.wake.wait()
             self._line.wake.clear()
             try:
                 await self.hear()
@@ -192,21 +210,21 @@ class LockKeeper:
             if not waits and lock_id not in self._held.asking and not self._held.has(outcome.lock):
                 # Its answer was lost, and whoever asked has gone on.
                 self._debts.owe(lock_id)
-        if not isinstance(outcome, Over) or self._line.over(lock_id, outcome.ending):
+        if not isinstance(outcome, Over):
             return False
+        self._line.over(lock_id, outcome.ending)
         forced = outcome.ending.event is LockEvent.FORCED
         lock = outcome.lock
         if lock is None:
             return False
         if self._held.has(lock):
-            if forced:
+            if self._is_replaced(holder_id, outcome):
+                # Whoever asked for the other one stops to use this one, and says so.
+                return False
+            if forced or outcome.ending.event is LockEvent.RELEASED:
                 self._held.lose(lock, _why_lost(outcome))
-            elif outcome.ending.event is LockEvent.RELEASED:
-                # Its holder has another one instead; whoever waited for that one tells.
-                self._held.drop(holder_id)
-        elif forced and lock_id in self._held.asking:
-            self._held.revoked[lock_id] = _why_lost(outcome)
         if forced:
+            self._held.revoke(lock_id, _why_lost(outcome))
             self.cancel(holder_id, lock.comfy_id, f"its lock was {_why_lost(outcome)}")
         return lock.state is LockState.DRAINING
 
@@ -240,4 +258,6 @@ def _why_lost(outcome: Outcome | None) -> str:
         return "the store does not know it any more"
     if outcome.ending.event is LockEvent.FORCED:
         return taken_away(outcome.ending)
+    if outcome.ending.event is LockEvent.RELEASED:
+        return "it was given back"
     return "the lease of this Jupyter server ran out"

@@ -62,6 +62,7 @@ class NodeLease:
             try:
                 kept = await self._store.renew(self.node_id)
             except LeaseLost:
+                self._deadline_s = float("-inf")
                 self._log.error("This Jupyter server's lease ran out: all its locks are gone")
                 await self.join()
                 return frozenset()

@@ -134,7 +134,8 @@ class LocksHandler(ComfyLockHandler):
         body = self.body()
         comfy_id = text_or_none(body, "comfy_id")
         try:
-            mode = Mode(body.get("mode") or Mode.SHARED)
+            said = body.get("mode")
+            mode = Mode.SHARED if said is None else Mode(said)
         except ValueError:
             raise BadRequest(field="mode", why='must be "shared", "exclusive" or null') from None
         labels = body.get("labels") or []
@@ -151,10 +152,11 @@ class LocksHandler(ComfyLockHandler):
         return Wish(
             holder_id=holder.holder_id,
             name=holder.name,
-            comfy_id=ComfyId(comfy_id) if comfy_id else self._home(holder),
+            # Of those with the labels the store refuses what the tasks do not allow.
+            comfy_id=ComfyId(comfy_id) if comfy_id else None if labels else self._home(holder),
             pin=None if comfy_id else await self.services.pin_of(holder),
             mode=mode,
-            any_mode=body.get("mode") is None,
+            any_mode=said is None,
             wait_s=_wait(body.get("wait", 0)),
             labels=frozenset(labels),
             request_id=LockId(request_id) if request_id else None,

@@ -1,10 +1,16 @@
 """Locks: look at them, let go of them, take them away."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from jupyter_comfy_lock.domain.errors import LockRefused, StoreUnavailable, UnknownHolder
+from jupyter_comfy_lock.domain.errors import (
+    LockRefused,
+    NoLock,
+    StoreUnavailable,
+    UnknownHolder,
+)
 from jupyter_comfy_lock.domain.lock import ComfyId, Ending, HolderId, Lock, LockEvent, LockId
 from jupyter_comfy_lock.domain.outcome import Grant, Waiting
 from jupyter_comfy_lock.domain.pool import Access, Maintenance, Occupancy
@@ -66,6 +72,20 @@ class LockService:
         """
         return self._held.check(holder_id, name)
 
+    async def newer(self, lock: Lock, name: str) -> Lock:
+        """Return what the holder has instead of a lock that the store does not know any more.
+
+        Raises:
+            NoLock, StaleLock: nothing, or another ComfyServer.
+        """
+        await self._keeper.hear()
+        # Whoever waited for the other one is given a moment to use it.
+        await asyncio.sleep(0)
+        newer = self._held.check(lock.holder_id, name)
+        if newer.lock_id == lock.lock_id or newer.comfy_id != lock.comfy_id:
+            raise NoLock(name or lock.holder_id)
+        return newer
+
     async def occupancy(self) -> Occupancy:
         """Return who has and who waits for which ComfyServer, over all Jupyter servers."""
         return await self._store.occupancy()
@@ -99,8 +119,10 @@ class LockService:
         self._line.end(holder_id, over)
         self._held.forget(holder_id)
         if lock is not None:
-            self._journal.released(lock, event.value)
             self._held.draining.add(lock.lock_id)
+            unused = self._held.revoke(lock.lock_id, "it was released")
+            if held is not None or not unused:
+                self._journal.released(lock, event.value)
         if held is not None or lock is not None:
             self._held.on_change(holder_id, None, event.value if gone else None)
         return lock
@@ -120,6 +142,7 @@ class LockService:
         if owner != holder_id:
             return None
         self._line.over(request_id, Ending(event=LockEvent.RELEASED, at=time.time()))
+        self._held.revoke(request_id, "the request was taken back")
         return await self._store.withdraw(request_id, LockEvent.RELEASED)
 
     async def force(self, holder_id: HolderId, *, by: str, why: str) -> Lock | None:
@@ -166,11 +189,11 @@ class LockService:
         told = taken_away(ending)
         if held is not None:
             self._held.lose(held, told)
-        elif lock.lock_id in self._held.asking:
-            self._held.revoked[lock.lock_id] = told
+        self._held.revoke(lock.lock_id, told)
         self._keeper.cancel(lock.holder_id, lock.comfy_id, f"its lock was {told}")
 
     def _not_ended(self, held: Lock | None, failure: StoreUnavailable) -> None:
         if held is not None and failure.details.get("may_have_happened"):
+            self._journal.released(held, "it was being let go of when the store went away")
             self._debts.owe(held.lock_id)
         self._held.go_on(held, failure)

@@ -11,6 +11,8 @@ from jupyter_comfy_lock.server.upstream import Upstream
 
 #: Seconds between two looks at the queue.
 _LOOK_EVERY_S = 0.2
+#: Seconds that prompts have at least to end after they were cancelled.
+_AT_LEAST_S = 10.0
 
 
 async def clear_of_others(
@@ -26,7 +28,7 @@ async def clear_of_others(
         LockRefused: they do not end.
         ComfyUnreachable: the ComfyServer does not answer.
     """
-    deadline_s = time.monotonic() + within_s
+    deadline_s = time.monotonic() + max(within_s, _AT_LEAST_S)
     while True:
         tags = queue_tags(await upstream.get("/queue"))
         ours = {task_id: tag for task_id, tag in tags if tag.get("store_id") == store_id}

@@ -96,7 +96,14 @@ class Submitter:
             await stream.ready(_SOCKET_WAIT_S)
         task = self._new_task(task_id, lock, upstream, stream)
         live = live_of(task, prompt)
-        await self._tasks.add(live)
+        try:
+            await self._tasks.add(live)
+        except NoLock:
+            # Its holder may have it in another mode by now, which is another lock.
+            lock = await self._locks.newer(lock, name)
+            task = self._new_task(TaskId(task.task_id), lock, upstream, stream)
+            live = live_of(task, prompt)
+            await self._tasks.add(live)
         # The lock may have been lost while the task was recorded (R7).
         try:
             self._locks.check(holder_id, name)

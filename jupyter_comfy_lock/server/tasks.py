@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from logging import Logger
 from typing import TYPE_CHECKING, Any
@@ -213,7 +214,8 @@ class TaskService:
         self._note_files(ended, ended.outputs)
         if not await self._save(ended):
             # Another Jupyter server had it for a while and saw its end before: that one counts.
-            live.task = ended = await self._store.get(ended.task_id) or ended
+            with suppress(StoreUnavailable):
+                live.task = ended = await self._store.get(ended.task_id) or ended
         self._log.info(
             "Task %s of %s on %s %s%s",
             ended.task_id,

@@ -25,6 +25,8 @@ class InLine:
     def __init__(self, holder_id: HolderId, on_move: OnMove) -> None:
         self.holder_id = holder_id
         self.turn: asyncio.Future[Lock] = asyncio.get_running_loop().create_future()
+        #: Whether the store has it in line.
+        self.stands_there = False
         self._on_move = on_move
         self._told: dict[str, Any] | None = None
 
@@ -97,9 +99,10 @@ class Line:
         return found is not None
 
     def all_over(self, ending: Ending) -> None:
-        """Tell all of them."""
-        for lock_id in tuple(self._in_line):
-            self.over(lock_id, ending)
+        """Tell all those whom the store had in line."""
+        for lock_id, each in tuple(self._in_line.items()):
+            if each.stands_there:
+                self.over(lock_id, ending)
 
     def end(self, holder_id: HolderId, error: ComfyLockError) -> None:
         """End the waits of one holder."""
