@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, bindparam, delete, insert, literal_column, select, update
 
-from jupyter_comfy_lock.domain.lock import Ending, Lock, LockEvent, LockId, LockState
+from jupyter_comfy_lock.domain.lock import ComfyId, Ending, Lock, LockEvent, LockId, LockState
 from jupyter_comfy_lock.domain.outcome import Expired, LeaseLost
 from jupyter_comfy_lock.store.database import Database
 from jupyter_comfy_lock.store.machine import Machine
@@ -106,10 +106,14 @@ class NodeStore:
         dead = self._dead(c, node_id)
         # Nobody can end this node from the revision on, so what it adopts has an owner.
         if dead and self._db.bump(c) and is_known(c, node_id):
+            changed: set[ComfyId] = set()
             for each, renewals in dead.items():
                 still = (nodes.c.node_id == each, nodes.c.renewals == renewals)
                 if c.execute(delete(nodes).where(*still)).rowcount:
-                    ended |= {lock.lock_id: lock for lock in self._end(c, each, node_id)}
+                    ended |= {x.lock_id: x for x in self._end(c, each, node_id, changed)}
+            # Only now: what one leaves is not for another one that is dead.
+            self._moves.grant_all(c, changed)
+            self._db.backend.announce(c)
         mine = (tasks.c.node_id == node_id, tasks.c.adopted == 1, IS_PENDING)
         adopted = tuple(map(task_of, c.execute(select(tasks).where(*mine))))
         return Expired(locks=tuple(ended.values()), tasks=adopted)
@@ -130,11 +134,11 @@ class NodeStore:
                 dead[row.node_id] = row.renewals
         return dead
 
-    def _end(self, c: Connection, dead: str, node_id: str) -> list[Lock]:
+    def _end(self, c: Connection, dead: str, node_id: str, changed: set[ComfyId]) -> list[Lock]:
+        """End what a dead node has; add to `changed` where others may have come closer."""
         orphaned = (tasks.c.node_id == dead, IS_PENDING)
         c.execute(update(tasks).where(*orphaned).values(node_id=node_id, adopted=1))
         ending = Ending(event=LockEvent.EXPIRED, at=self._clock.wall_s())
-        changed = set()
         waiting = select(locks.c.lock_id).where(locks.c.node_id == dead, IS_WAITING)
         for lock_id in c.scalars(waiting).all():
             changed |= self._moves.leave_line(c, LockId(lock_id), ending)
@@ -145,8 +149,6 @@ class NodeStore:
             told = ending if held or lock.ending is None else lock.ending
             if self._moves.let_go(c, lock, told, confirmed=True):
                 changed.add(lock.comfy_id)
-        self._moves.grant_all(c, changed)
-        self._db.backend.announce(c)
         return [lock for lock in active if lock.state is LockState.HELD]
 
 

@@ -567,9 +567,16 @@ NODES_ = (
     Mutant(
         name="nobody is let in after an expiry",
         file="store/nodes.py",
-        old="        self._moves.grant_all(c, changed)\n",
+        old="            self._moves.grant_all(c, changed)\n",
         new="",
         tests=of(NODES, "r6_the_next_gets_the_idle_server_of_a_dead_node_at_once"),
+    ),
+    Mutant(
+        name="expiry lets in another one that is dead",
+        file="store/nodes.py",
+        old="                changed.add(lock.comfy_id)\n",
+        new="                changed.add(lock.comfy_id)\n        self._moves.grant_all(c, changed)\n",
+        tests=of(NODES, "r6_what_one_dead_node_leaves_is_not_for_another"),
     ),
     Mutant(
         name="expiry by one that is dead itself",

@@ -297,6 +297,20 @@ async def test_r6_several_dead_nodes_end_at_once_and_nobody_dead_is_left_with_an
     assert await site.held() == [("k3", "gpu-1", "exclusive")]
 
 
+async def test_r6_what_one_dead_node_leaves_is_not_for_another(site, node):
+    dead = [await site.join() for _ in range(2)]
+    ids = []
+    for one, other in ((0, 1), (1, 0)):
+        comfy = (ONE, TWO)[one]
+        await dead[one].take(f"k{one}", comfy, mode=EXCLUSIVE)
+        ids.append(await dead[other].wait(f"w{one}", comfy))
+    for each in dead:
+        await each.leave()
+    await node.expire()
+    for each in ids:
+        assert (await site.locks.outcome(each)).lock is None
+
+
 async def test_what_a_lock_was_taken_away_for_is_remembered_when_its_node_dies(site, node):
     gone = await site.join()
     lock = await gone.take("k1", ONE)
