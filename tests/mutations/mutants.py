@@ -575,7 +575,8 @@ NODES_ = (
         name="expiry lets in another one that is dead",
         file="store/nodes.py",
         old="                changed.add(lock.comfy_id)\n",
-        new="                changed.add(lock.comfy_id)\n        self._moves.grant_all(c, changed)\n",
+        new="                changed.add(lock.comfy_id)\n"
+        "        self._moves.grant_all(c, changed)\n",
         tests=of(NODES, "r6_what_one_dead_node_leaves_is_not_for_another"),
     ),
     Mutant(
