@@ -252,7 +252,9 @@ class Acquirer:
             raise await asyncio.shield(self._out_of_time(request, wish, before)) from None
         except BaseException as error:
             # Also when the caller is cancelled: a lock that nobody knows of must not stay.
-            if wish.waits or not isinstance(error, LockRefused):
+            stands = place is not None and place.stands_there
+            refused = isinstance(error, ComfyLockError) and not isinstance(error, StoreUnavailable)
+            if stands or not refused:
                 await asyncio.shield(self._give_up(request, before, LockEvent.RELEASED))
             else:
                 self._keep(before)
@@ -386,7 +388,7 @@ class Acquirer:
             ComfyUnreachable, ComfyUnauthorized, ComfyUnsupported, NotComfyUI: it cannot be used.
         """
         old = time.monotonic() - upstream.looked_s > _LOOK_AGAIN_S
-        if old or upstream.fault() is not None:
+        if old or upstream.looking or upstream.fault() is not None:
             await upstream.look()
         fault = upstream.fault()
         if fault is not None:

@@ -112,15 +112,20 @@ class Upstream:
         self.status = ComfyStatus()
         #: Monotonic seconds of the last look.
         self.looked_s = float("-inf")
+        #: Looks that are under way.
+        self.looking = 0
         self._last_number = -1.0
 
     async def look(self) -> ComfyStatus:
         """Look at the ComfyServer and remember what was seen; never raises."""
         self.looked_s = time.monotonic()
+        self.looking += 1
         try:
             self._saw(await self.get("/system_stats"), await self.get("/prompt"))
         except ComfyLockError as error:
             self._saw_fault(error)
+        finally:
+            self.looking -= 1
         return self.status
 
     def fault(self) -> ComfyLockError | None:
