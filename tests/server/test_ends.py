@@ -31,10 +31,6 @@ async def locked(world: World, **more) -> Kernel:
     return kernel
 
 
-async def nobody_holds(world: World) -> bool:
-    return not (await world.user.get("locks"))["locks"]
-
-
 async def runs(world: World, prompt_id: str) -> int:
     """How often ComfyUI ran a prompt, or will."""
     async with world.session.get(f"{world.gpu.url}/history") as response:
@@ -471,7 +467,7 @@ async def test_a_prompt_that_is_being_recorded_when_its_kernel_ends_is_not_sent(
     assert world.gpu.faults.bodies("/prompt") == []
     (task,) = (await world.user.get("tasks"))["tasks"]
     assert task["state"] == "rejected"
-    await eventually(nobody_holds, world)
+    await eventually(world.nobody_holds)
 
 
 async def test_a_prompt_that_is_being_sent_when_its_kernel_ends_is_taken_off(world: World):
@@ -497,7 +493,7 @@ async def test_a_prompt_that_is_being_sent_when_its_kernel_ends_is_taken_off(wor
     async def state() -> str:
         return str((await world.user.get(f"tasks/{task_id}"))["state"])
 
-    await eventually(nobody_holds, world)
+    await eventually(world.nobody_holds)
     assert await state() == "cancelled"
     assert await runs(world, task_id) <= 1
     async with world.session.get(f"{world.gpu.url}/queue") as response:
@@ -518,4 +514,4 @@ async def test_the_lock_of_a_gone_holder_is_released_when_the_store_is_back(worl
     assert (await kernel.call("DELETE", "holders/me")).status == 204
     assert len((await world.user.get("locks"))["locks"]) == 1
     locks.release = real
-    await eventually(nobody_holds, world)
+    await eventually(world.nobody_holds)

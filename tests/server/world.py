@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import aiohttp
+from tenacity import stop_after_delay
 from yarl import URL
 
 from jupyter_comfy_lock.embedded import EmbeddedComfy
@@ -198,23 +200,19 @@ class Kernel(Caller):
     async def waiting(
         self, comfy_id: str | None = None, mode: str = "shared", **more: Any
     ) -> AsyncIterator[Waiting]:
-        """Wait for a lock within the block, which is left when the wait is over or given up."""
+        """Wait for a lock within the block; the connection is closed at its end."""
         body = {"comfy_id": comfy_id, "mode": mode, "wait": None, **more}
-        async with self._session.post(
+        asking = self._session.post(
             URL(f"{self.base}comfy-lock/api/locks", encoded=True),
             headers=self._headers,
             json=body,
             timeout=aiohttp.ClientTimeout(total=None),
-        ) as response:
-            waiting = Waiting(response)
-            reading = asyncio.create_task(waiting.read())
-            try:
-                yield waiting
-            finally:
-                # Closing the answer before its end closes the connection.
-                reading.cancel()
-                with suppress(asyncio.CancelledError):
-                    await reading
+        )
+        waiting = Waiting(asking)
+        try:
+            yield waiting
+        finally:
+            await waiting.close()
 
     async def release(self) -> Any:
         return (await self.call("DELETE", "locks/mine")).json()["released"]
@@ -266,18 +264,27 @@ class Kernel(Caller):
 class Waiting:
     """One who waits for a lock, line by line."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self.status = response.status
-        self.content_type = response.content_type
+    def __init__(self, asking: Any) -> None:
+        self.status = 0
+        self.content_type = ""
         self.lines: list[dict[str, Any]] = []
-        self._response = response
         self._changed = asyncio.Condition()
+        self._reading = asyncio.create_task(self._read(asking))
 
-    async def read(self) -> None:
-        async for line in self._response.content:
-            async with self._changed:
-                self.lines.append(json.loads(line))
-                self._changed.notify_all()
+    async def _read(self, asking: Any) -> None:
+        async with asking as response:
+            self.status, self.content_type = response.status, response.content_type
+            async for line in response.content:
+                async with self._changed:
+                    self.lines.append(json.loads(line))
+                    self._changed.notify_all()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        # To leave an answer before its end is to close it.
+        self._reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._reading
 
     @property
     def standings(self) -> list[dict[str, Any]]:
@@ -305,8 +312,8 @@ class Waiting:
     async def error(self) -> dict[str, Any]:
         """Wait for why there is no lock."""
         last = await self.last()
-        assert "error" in last, last
-        return dict(last["error"])
+        assert "error" in last or "code" in last, last
+        return dict(last.get("error") or last)
 
     async def last(self) -> dict[str, Any]:
         """Wait for the last line."""
@@ -419,6 +426,10 @@ class World:
         """Return the locks under which the Jupyter server forwards."""
         return tuple(self.app._held.all())
 
+    def holder(self, kernel: Kernel) -> Any:
+        """Return a kernel as the Jupyter server knows it."""
+        return self.app._registry.by_credential(kernel.credential)
+
     async def renew(self) -> None:
         """Renew the lease of the Jupyter server now."""
         await self.app._keeper.renew()
@@ -446,11 +457,95 @@ class World:
         real = self.lease._clock_s
         self.lease._clock_s = lambda: real() + seconds
 
+    @asynccontextmanager
+    async def store_away(self) -> AsyncIterator[None]:
+        """Have another program keep the database from everybody within the block."""
+        database = self.stores.database
+        real = database._when_busy.stop
+        # Not for long, or each test would take as long as a user has to wait.
+        database._when_busy.stop = stop_after_delay(0.1)
+        other = sqlite3.connect(self.app.place.path, isolation_level=None, timeout=10)
+        other.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        finally:
+            database._when_busy.stop = real
+            other.close()
+
+    async def force(self, kernel: Kernel, why: str = "the GPU is needed") -> Any:
+        """Take a kernel's lock away, as the Jupyter user."""
+        path = f"holders/{kernel.holder_id}/release"
+        answer = await self.user.call("POST", path, json={"why": why})
+        assert answer.status == 200, answer.body
+        return answer.json()["released"]
+
+    async def set_state(self, comfy_id: str, state: str, why: str = "new GPU") -> Any:
+        """Open or close a ComfyServer, as the Jupyter user; return its entry in the pool."""
+        body = {"state": state, "why": why}
+        answer = await self.user.call("PUT", f"pool/{comfy_id}/state", json=body)
+        assert answer.status == 200, answer.body
+        return answer.json()
+
+    async def direct(self, prompt: dict[str, Any], tag: dict[str, Any] | None = None) -> str:
+        """Send gpu-1 a prompt past the gateway, with the tag that one of ours would have."""
+        body = {"prompt": prompt, "extra_data": {"jupyter_comfy_lock": tag} if tag else {}}
+        async with self.session.post(f"{self.gpu.url}/prompt", json=body) as response:
+            assert response.status == 200
+            return str((await response.json())["prompt_id"])
+
+    async def queue(self, comfy_id: str = "gpu-1") -> list[str]:
+        """Return the prompts in a ComfyServer's queue, by its own word."""
+        async with self.session.get(f"{self.comfies[comfy_id].url}/queue") as response:
+            told = await response.json()
+        return [item[1] for items in told.values() for item in items]
+
+    async def everybodys_locks(self) -> list[dict[str, Any]]:
+        """Return all locks, as the Jupyter user sees them."""
+        return list((await self.user.get("locks"))["locks"])
+
+    async def nobody_holds(self) -> bool:
+        """Whether there is no lock, draining or not."""
+        return not await self.everybodys_locks()
+
     async def close(self) -> None:
         for each in self.listening:
             each.cancel()
         await asyncio.gather(*self.listening, return_exceptions=True)
         await self.session.close()
+
+
+class Gate:
+    """Stops an `async` method before or after it has done its work, until the test lets it go on.
+
+    What it is called with can be chosen by `only`.
+    """
+
+    def __init__(
+        self,
+        owner: Any,
+        name: str,
+        *,
+        after: bool = False,
+        only: Callable[..., bool] = lambda *_, **__: True,
+    ) -> None:
+        self.reached = asyncio.Event()
+        self.go = asyncio.Event()
+        self._real = getattr(owner, name)
+        self._after = after
+        self._only = only
+        setattr(owner, name, self)
+
+    async def __call__(self, *args: Any, **more: Any) -> Any:
+        if not self._only(*args, **more):
+            return await self._real(*args, **more)
+        result = await self._real(*args, **more) if self._after else None
+        self.reached.set()
+        await self.go.wait()
+        return result if self._after else await self._real(*args, **more)
+
+    async def is_reached(self) -> None:
+        """Wait until somebody stands before it."""
+        await asyncio.wait_for(self.reached.wait(), DEADLINE_S)
 
 
 async def until(true: Callable[[], Any]) -> Any:
