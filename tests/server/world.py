@@ -299,6 +299,11 @@ class Waiting:
 
         return dict(await self._until(found))
 
+    async def standings_last(self) -> dict[str, Any]:
+        """Return how it was said to stand last."""
+        await self.stands(lambda _: True)
+        return self.standings[-1]
+
     async def at(self, place: int) -> dict[str, Any]:
         """Wait until it is said to be at that place of the line."""
         return await self.stands(lambda each: each["place"] == place)
@@ -499,6 +504,11 @@ class World:
             told = await response.json()
         return [item[1] for items in told.values() for item in items]
 
+    async def runs(self, prompt_id: str) -> bool:
+        """Whether gpu-1 runs that prompt now."""
+        async with self.session.get(f"{self.gpu.url}/queue") as response:
+            return prompt_id in [item[1] for item in (await response.json())["queue_running"]]
+
     async def everybodys_locks(self) -> list[dict[str, Any]]:
         """Return all locks, as the Jupyter user sees them."""
         return list((await self.user.get("locks"))["locks"])
@@ -530,18 +540,18 @@ class Gate:
     ) -> None:
         self.reached = asyncio.Event()
         self.go = asyncio.Event()
-        self._real = getattr(owner, name)
+        self.real = getattr(owner, name)
         self._after = after
         self._only = only
         setattr(owner, name, self)
 
     async def __call__(self, *args: Any, **more: Any) -> Any:
         if not self._only(*args, **more):
-            return await self._real(*args, **more)
-        result = await self._real(*args, **more) if self._after else None
+            return await self.real(*args, **more)
+        result = await self.real(*args, **more) if self._after else None
         self.reached.set()
         await self.go.wait()
-        return result if self._after else await self._real(*args, **more)
+        return result if self._after else await self.real(*args, **more)
 
     async def is_reached(self) -> None:
         """Wait until somebody stands before it."""
