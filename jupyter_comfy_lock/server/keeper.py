@@ -113,7 +113,7 @@ class LockKeeper:
         """
         # One granted while the renewal is under way is not in its answer, and not lost.
         known = self._held.all()
-        kept = await self._lease.renew()
+        kept = await self._lease.renew(known)
         if self.node_id != self._heard_as:
             self._rev, self._heard_as = 0, self.node_id
             self._line.all_over(Ending(event=LockEvent.EXPIRED, at=time.time()))

@@ -1,12 +1,12 @@
 """The lease of this Jupyter server: for how long what it was granted may be trusted (R7)."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from logging import Logger
 from typing import TYPE_CHECKING
 
 from jupyter_comfy_lock.domain.config import LeasePolicy
-from jupyter_comfy_lock.domain.lock import LockId
+from jupyter_comfy_lock.domain.lock import Lock, LockId
 from jupyter_comfy_lock.domain.outcome import Expired, LeaseLost
 
 if TYPE_CHECKING:
@@ -49,8 +49,10 @@ class NodeLease:
         self.node_id = await self._store.join()
         self._hold_from(before_s)
 
-    async def renew(self) -> frozenset[LockId]:
+    async def renew(self, known: Collection[Lock]) -> frozenset[LockId]:
         """Renew the lease; return the locks that rest on it. None do when it had been given up.
+
+        Those are, as far as is known, the `known` ones.
 
         Raises:
             StoreUnavailable: it was not renewed.
@@ -60,7 +62,7 @@ class NodeLease:
                 await self.join()
             before_s = self._clock_s()
             try:
-                kept = await self._store.renew(self.node_id)
+                kept = await self._store.renew(self.node_id, known)
             except LeaseLost:
                 self._deadline_s = float("-inf")
                 self._log.error("This Jupyter server's lease ran out: all its locks are gone")

@@ -7,9 +7,21 @@ any clock ends a lease too early. A node whose process has ended on this very ma
 waited for at all.
 """
 
+from collections.abc import Collection
 from uuid import uuid4
 
-from sqlalchemy import Connection, bindparam, delete, insert, literal_column, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from jupyter_comfy_lock.domain.lock import ComfyId, Ending, Lock, LockEvent, LockId, LockState
 from jupyter_comfy_lock.domain.outcome import Expired, LeaseLost
@@ -30,6 +42,11 @@ from jupyter_comfy_lock.store.schema import (
 _KNOWN = select(nodes.c.node_id).where(
     nodes.c.node_id == bindparam("node_id"), nodes.c.gone == literal_column("0")
 )
+#: Fences are added up by their remainder: a sum of whole ones would not fit.
+_CHECK = 2**31 - 1
+_HELD_CHECK = select(
+    func.count(), cast(func.coalesce(func.sum(locks.c.fence % _CHECK), 0), BigInteger)
+).where(locks.c.node_id == bindparam("node_id"), IS_HELD)
 
 
 class NodeStore:
@@ -62,15 +79,16 @@ class NodeStore:
 
         return await self._db.run(work)
 
-    async def renew(self, node_id: str) -> frozenset[LockId]:
+    async def renew(self, node_id: str, known: Collection[Lock] = ()) -> frozenset[LockId]:
         """Renew the node's lease and return the locks that it still keeps.
 
         What the caller thought it held and is not among them is lost: a database that was put
-        back in time may have forgotten it.
+        back in time may have forgotten it. Where those are the `known` ones they are not read.
 
         Raises:
             LeaseLost: too late; others have ended the node.
         """
+        expected = (len(known), sum(lock.fence % _CHECK for lock in known))
 
         def work(c: Connection) -> frozenset[LockId]:
             renewed = c.execute(
@@ -80,6 +98,8 @@ class NodeStore:
             )
             if renewed.rowcount == 0:
                 raise LeaseLost
+            if known and tuple(c.execute(_HELD_CHECK, {"node_id": node_id}).one()) == expected:
+                return frozenset(lock.lock_id for lock in known)
             held = select(locks.c.lock_id).where(locks.c.node_id == node_id, IS_HELD)
             return frozenset(map(LockId, c.scalars(held)))
 

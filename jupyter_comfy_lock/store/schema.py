@@ -109,6 +109,13 @@ Index(
 Index("locks_by_url", locks.c.url, sqlite_where=IS_ACTIVE, postgresql_where=IS_ACTIVE)
 Index("locks_last_used", locks.c.comfy_id, locks.c.fence)
 Index("locks_by_node", locks.c.node_id, locks.c.rev)
+Index(
+    "locks_held_by_node",
+    locks.c.node_id,
+    locks.c.fence,
+    sqlite_where=IS_HELD,
+    postgresql_where=IS_HELD,
+)
 Index("locks_by_holder", locks.c.holder_id)
 
 #: The ComfyServers that a waiting lock wants, the preferred ones first; nothing for other locks.
