@@ -1,6 +1,7 @@
 """Tasks: their states, their ends, and how to end them. Each ends exactly once (R9)."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
@@ -212,11 +213,13 @@ class TaskService:
         if ended.state is TaskState.SUCCEEDED:
             live.progress = live.progress.complete()
         self._note_files(ended, ended.outputs)
-        if not await self._save(ended):
+        is_ours = await self._save(ended)
+        if not is_ours:
             # Another Jupyter server had it for a while and saw its end before: that one counts.
             with suppress(StoreUnavailable):
                 live.task = ended = await self._store.get(ended.task_id) or ended
-        self._log.info(
+        self._log.log(
+            logging.INFO if is_ours else logging.DEBUG,
             "Task %s of %s on %s %s%s",
             ended.task_id,
             ended.name or ended.holder_id,
