@@ -85,6 +85,8 @@ class Line:
         self._writers: set[asyncio.StreamWriter] = set()
         #: WebSockets that are open now.
         self.sockets = 0
+        #: All that was ever said to the ComfyServer.
+        self.heard = bytearray()
         self.url = ""
 
     def start(self) -> None:
@@ -144,6 +146,7 @@ class _Caller:
         self._socket = False
 
     def said(self, data: bytes) -> None:
+        self._line.heard += data
         if not self._socket and data.startswith((b"GET /ws", b"GET /api/ws")):
             self._socket = True
             self._line.sockets += 1
