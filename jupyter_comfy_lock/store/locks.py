@@ -208,6 +208,9 @@ class LockStore:
             and held.comfy_id in {each.comfy_id for each in wanted}
         ):
             return Grant(lock=held, had_it=True, was=held.mode)
+        # By all that it wants: what it cannot have now is no other pool's.
+        one_machine = self._db.backend.one_machine
+        refuse_other_pools(active, request.wants, one_machine=one_machine)
         scene = self._scene(c, wanted, active, flags)
         wanted = open_ones(wanted, scene, held, request.mode)
         return self._take_or_wait(c, replace(request, wants=wanted), own, scene, rev, wait=wait)
@@ -219,7 +222,6 @@ class LockStore:
         active: Sequence[tuple[Lock, str]],
         flags: Flags,
     ) -> Occupancy:
-        refuse_other_pools(active, wanted, one_machine=self._db.backend.one_machine)
         if flags.has_line or flags.is_decided:
             return self._moves.scene(c, {each.comfy_id for each in wanted})
         return occupancy(lock for lock, _ in active)
