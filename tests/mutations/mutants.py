@@ -235,6 +235,13 @@ ASKING = (
         tests=of(LOCKS, "r6_who_would_wait_for_ever_is_not_let_into_the_line"),
     ),
     Mutant(
+        name="what R3 forbids is taken for another pool's",
+        file="store/locks.py",
+        old="        refuse_other_pools(active, request.wants, one_machine=one_machine)\n",
+        new="        refuse_other_pools(active, wanted, one_machine=one_machine)\n",
+        tests=of(LOCKS, "r3_what_a_holder_cannot_have_now_is_not_taken_for_another_pools"),
+    ),
+    Mutant(
         name="wandering: R3 is not looked at when asking",
         file="store/locks.py",
         old="        wanted = [each for each in servers if homes <= {each.comfy_id}]",
@@ -337,10 +344,10 @@ LETTING_GO = (
     Mutant(
         name="whoever knows a request takes back the lock that its holder has now",
         file="store/locks.py",
-        old="            if row is None or row.state not in (LockState.WAITING, LockState.HELD):",
-        new="            if row is not None and row.state == LockState.ENDED:\n"
-        "                return self._end_all(c, row.holder_id, ending, confirmed=True)\n"
-        "            if row is None or row.state not in (LockState.WAITING, LockState.HELD):",
+        old="        if row is not None and row.state == LockState.WAITING:\n",
+        new="        if row is not None and row.state == LockState.ENDED:\n"
+        "            return self._moves.own(c, row.holder_id).held\n"
+        "        if row is not None and row.state == LockState.WAITING:\n",
         tests=of(LOCKS, "a_request_that_is_taken_back_late_takes_no_newer_lock_away"),
     ),
     Mutant(
@@ -353,8 +360,8 @@ LETTING_GO = (
     Mutant(
         name="nobody is let in after a wait was taken back",
         file="store/locks.py",
-        old="                self._changed(c, self._moves.leave_line(c, lock_id, ending))\n",
-        new="                self._moves.leave_line(c, lock_id, ending)\n",
+        old="self._changed(c, self._moves.leave_line(c, lock_id, ending))",
+        new="self._moves.leave_line(c, lock_id, ending)",
         tests=of(LOCKS, "r6_who_goes_away_holds_up_nobody"),
     ),
     Mutant(

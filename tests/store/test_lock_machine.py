@@ -179,15 +179,14 @@ class Locks(RuleBasedStateMachine):
         }
         life.renewals += 1
 
-    @rule(number=a_number)
-    def leave(self, number):
+    @rule(number=a_number, says_so=st.booleans())
+    def a_node_ends(self, number, says_so):
         life = self.alive(number)
-        now(life.node.leave())
-        life.gone = True
-
-    @rule(number=a_number)
-    def a_process_ends(self, number):
-        self.site.ended.add(self.alive(number).place)
+        if says_so:
+            now(life.node.leave())
+            life.gone = True
+        else:
+            self.site.ended.add(life.place)
 
     @rule(number=a_number)
     def expire(self, number):
@@ -230,19 +229,42 @@ class Locks(RuleBasedStateMachine):
 
     # -- asking ------------------------------------------------------------------------------
 
-    @rule(
-        holder=a_holder,
-        comfys=some_comfys,
-        mode=st.sampled_from(Mode),
-        number=a_number,
-        wait=st.booleans(),
-    )
-    def ask(self, holder, comfys, mode, number, wait):
-        life = self.alive(number)
+    def wish(self, holder, comfys, mode, number, *, wait):
+        # Mostly by a node that lives.
+        living = [x for x in self.lives if x.lives] or self.lives
+        life = living[number % len(living)] if number % 7 else self.alive(number)
         request = life.node.request(
             holder, *(POOL[x] for x in comfys), mode=mode, request_id=f"r{next(self.numbers)}"
         )
         self._ask(life, request, comfys, wait=wait)
+
+    # Several ways of asking, because nothing happens where nobody asks.
+
+    @rule(holder=a_holder, comfys=some_comfys, mode=st.sampled_from(Mode), number=a_number)
+    def ask(self, holder, comfys, mode, number):
+        self.wish(holder, comfys, mode, number, wait=False)
+
+    @rule(holder=a_holder, comfys=some_comfys, mode=st.sampled_from(Mode), number=a_number)
+    def wait(self, holder, comfys, mode, number):
+        self.wish(holder, comfys, mode, number, wait=True)
+
+    @rule(number=a_number)
+    def all_ask_for_the_same(self, number):
+        comfy = sorted(POOL)[number % len(POOL)]
+        for holder, mode in (
+            (HOLDERS[0], "shared"),
+            (HOLDERS[1], "shared"),
+            (HOLDERS[2], "exclusive"),
+        ):
+            self.wish(holder, [comfy], Mode(mode), number + 1, wait=True)
+
+    @precondition(lambda self: any(x.held for x in self.model.has))
+    @rule(number=a_number, wait=st.booleans())
+    def ask_for_what_one_has_in_the_other_mode(self, number, wait):
+        held = [x for x in self.model.has if x.held]
+        lock = held[number % len(held)]
+        mode = Mode.EXCLUSIVE if lock.mode == Mode.SHARED else Mode.SHARED
+        self.wish(lock.holder, [lock.comfy], mode, number, wait=wait)
 
     @precondition(lambda self: self.asked)
     @rule(number=a_number, wait=st.booleans())
@@ -351,16 +373,15 @@ class Locks(RuleBasedStateMachine):
 
         self.follow(let_go)
 
-    @rule(holder=a_holder, event=st.sampled_from(ENDING))
-    def release(self, holder, event):
-        found = now(self.site.locks.release(HolderId(holder), event))
-        self._lets_go(holder, found, lambda lock: True)
-
-    @rule(holder=a_holder, number=a_number)
-    def force(self, holder, number):
-        by = self.alive(number).node_id
-        found = now(self.site.locks.force(HolderId(holder), by="op", why="", node_id=by))
-        self._lets_go(holder, found, lambda lock: lock.node == by)
+    @rule(holder=a_holder, event=st.sampled_from(ENDING), number=st.none() | a_number)
+    def release_or_force(self, holder, event, number):
+        if number is None:
+            found = now(self.site.locks.release(HolderId(holder), event))
+            self._lets_go(holder, found, lambda lock: True)
+        else:
+            by = self.alive(number).node_id
+            found = now(self.site.locks.force(HolderId(holder), by="op", why="", node_id=by))
+            self._lets_go(holder, found, lambda lock: lock.node == by)
 
     def _lets_go(self, holder, found, confirmed):
         lock = self.model.held(holder)
@@ -389,7 +410,7 @@ class Locks(RuleBasedStateMachine):
 
     @rule(
         comfy=st.sampled_from(sorted(POOL)),
-        access=st.sampled_from([Access.OPEN, Access.OPEN, Access.DRAINING, Access.DISABLED]),
+        access=st.sampled_from([Access.OPEN, Access.OPEN, *Access]),
         number=a_number,
     )
     def set_access(self, comfy, access, number):

@@ -482,6 +482,13 @@ async def test_r3_of_several_that_would_do_only_the_home_of_pending_tasks_does(n
     assert (await node.take("k1", ONE, TWO)).comfy_id == "gpu-2"
 
 
+async def test_r3_what_a_holder_cannot_have_now_is_not_taken_for_another_pools(node, site):
+    await node.take("k9", TWO)
+    await node.task(await node.take("k1", ONE))
+    await site.release("k1")
+    assert (await node.take("k1", ONE, TWO)).comfy_id == "gpu-1"
+
+
 async def test_r3_a_released_lock_does_not_let_pending_tasks_be_left_behind(node, site):
     await node.task(await node.take("k1", ONE))
     await site.release("k1")
