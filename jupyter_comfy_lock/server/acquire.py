@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from logging import Logger
 from typing import TYPE_CHECKING, Literal
@@ -191,7 +190,7 @@ class Acquirer:
             before = self._held.by(wish.holder_id)
             grant = await self._grant(request, wish, before, on_move)
             waited_s = time.monotonic() - began_s if wish.waits else 0.0
-            return await self._install(grant, wish, before, waited_s)
+            return await self._install(grant, request, wish, before, waited_s)
         except LockRefused as error:
             if wish.named is None and candidates.unusable:
                 raise _and_the_others(error, candidates.unusable) from None
@@ -277,18 +276,15 @@ class Acquirer:
 
     async def _give_up(self, request: Request, before: Lock | None, event: LockEvent) -> None:
         """Take a request back; its turn may have come after all."""
-        if before is not None:
-            with suppress(StoreUnavailable):
-                outcome = await self._store.outcome(request.lock_id)
-                if isinstance(outcome, Grant):
-                    # It took the place of what the holder had, and of that nothing is left.
-                    await self._debts.lose_for(outcome.lock)
-        await self._debts.take_back(request.lock_id, event)
-        self._keep(before)
+        if await self._debts.take_back(request.lock_id, event):
+            self._keep(before)
 
     def _keep(self, lock: Lock | None) -> None:
         """Go on as before with the lock that the holder had, unless it has it no more."""
-        if lock is not None and self._held.has(lock):
+        if lock is None or not self._held.has(lock):
+            return
+        # Another request may just now make it a shared one.
+        if not self._held.asks(lock.holder_id, more_than=1):
             self._held.put(lock)
 
     async def _ask(self, request: Request, *, wait: bool) -> Grant | Waiting:
@@ -319,17 +315,18 @@ class Acquirer:
         return LockTimeout(wait_s, why, [each.comfy_id for each in request.wants])
 
     async def _install(
-        self, grant: Grant, wish: Wish, before: Lock | None, waited_s: float
+        self, grant: Grant, request: Request, wish: Wish, before: Lock | None, waited_s: float
     ) -> Locked:
         """Begin to forward under a lock that was granted, instead of what the holder had."""
         lock = grant.lock
         used = grant.had_it or self._held.has(lock)
         foreign = 0
         try:
+            self._refuse_if_over(lock, request.lock_id)
             if not used:
                 await self._move(before, lock)
                 foreign = await self._ready(lock)
-            self._refuse_if_over(lock)
+                self._refuse_if_over(lock, request.lock_id)
         except BaseException:
             if not used:
                 await asyncio.shield(self._give_back(lock, before))
@@ -394,12 +391,12 @@ class Acquirer:
         if fault is not None:
             raise fault
 
-    def _refuse_if_over(self, lock: Lock) -> None:
+    def _refuse_if_over(self, lock: Lock, request_id: LockId) -> None:
         if not self.is_here(lock.holder_id):
             # What it held was released before this was granted: nobody else would end it (R8).
             raise UnknownHolder
-        if lock.lock_id in self._held.revoked:
-            raise StaleLock(lock.comfy_id, lock.fence, self._held.revoked[lock.lock_id])
+        if request_id in self._held.revoked:
+            raise StaleLock(lock.comfy_id, lock.fence, self._held.revoked[request_id])
         if lock.node_id != self._lease.node_id:
             why = "the lease of this Jupyter server ran out"
             raise StaleLock(lock.comfy_id, lock.fence, why)

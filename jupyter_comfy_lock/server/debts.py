@@ -30,20 +30,32 @@ class Debts:
         #: Locks under which nothing more goes out.
         self._unconfirmed: set[LockId] = set()
 
-    async def take_back(self, lock_id: LockId, event: LockEvent) -> None:
-        """Take a request back, and the lock that it may have led to."""
+    async def take_back(self, lock_id: LockId, event: LockEvent) -> bool:
+        """Take a request back, and the lock that it may have led to; whether that is done."""
         self._requests.discard(lock_id)
         try:
-            await self._withdraw(lock_id, event)
+            await self.withdraw(lock_id, event)
         except StoreUnavailable as error:
             self._log.error("A lock is given back later: %s", error)
             self._requests.add(lock_id)
+            return False
+        return True
 
-    async def _withdraw(self, lock_id: LockId, event: LockEvent) -> None:
-        lock = await self._store.withdraw(lock_id, event)
-        if lock is not None:
-            self._log.info("A lock of %s on %s is given back", lock.holder_id, lock.comfy_id)
-            await self.lose_for(lock)
+    async def withdraw(self, lock_id: LockId, event: LockEvent) -> Lock | None:
+        """Take a request back; return the lock that it had led to.
+
+        Raises:
+            StoreUnavailable: it was not, or nobody knows.
+        """
+        lock = await self._store.leave(lock_id, event)
+        if lock is None:
+            return None
+        # Before the store gives it to others: nothing may go out under it, nor under what it took
+        # the place of, which is held here still if whoever asked does not know of the grant.
+        self._held.revoke(lock_id, "the request was taken back")
+        await self.lose_for(lock)
+        self._log.info("A lock of %s on %s is given back", lock.holder_id, lock.comfy_id)
+        return await self._store.withdraw(lock_id, event)
 
     async def lose_for(self, lock: Lock) -> None:
         """Lose what a holder has that was replaced by `lock`, which is given back, or is that."""
@@ -95,6 +107,6 @@ class Debts:
                 self._journal.released(lock, LockEvent.HOLDER_GONE.value)
         for lock_id in tuple(self._requests):
             if lock_id in self._requests:
-                await self._withdraw(lock_id, LockEvent.RELEASED)
+                await self.withdraw(lock_id, LockEvent.RELEASED)
                 self._requests.discard(lock_id)
         await self.confirm(())

@@ -57,15 +57,21 @@ class HeldLocks:
         """
         return self._lease.fresh and lock.node_id == self._lease.node_id
 
-    def asks(self, holder_id: HolderId) -> bool:
-        """Whether a request of the holder is under way, which may replace what it has."""
-        return holder_id in self.asking.values()
+    def asks(self, holder_id: HolderId, *, more_than: int = 0) -> bool:
+        """Whether requests of the holder are under way, which may replace what it has."""
+        return list(self.asking.values()).count(holder_id) > more_than
 
     def revoke(self, lock_id: LockId, why: str) -> bool:
         """Have a lock not used that was granted and is not ready yet; whether it is such a one."""
         if lock_id in self.asking:
             self.revoked[lock_id] = why
         return lock_id in self.asking
+
+    def revoke_all(self, holder_id: HolderId, why: str) -> None:
+        """Do so with all that the holder's requests lead to that are under way."""
+        for lock_id, whose in self.asking.items():
+            if whose == holder_id:
+                self.revoked[lock_id] = why
 
     def by(self, holder_id: HolderId) -> Lock | None:
         """Return the holder's lock."""

@@ -106,6 +106,8 @@ class LockService:
                 soon as the store is there again, without this being raised.
         """
         held = self._held.drop(holder_id)
+        # The store may grant something meanwhile, and end it with the rest: it must not be used.
+        self._held.revoke_all(holder_id, "it was released")
         try:
             lock = await self._store.release(holder_id, event)
         except StoreUnavailable as error:
@@ -143,13 +145,15 @@ class LockService:
             return None
         self._line.over(request_id, Ending(event=LockEvent.RELEASED, at=time.time()))
         self._held.revoke(request_id, "the request was taken back")
-        return await self._store.withdraw(request_id, LockEvent.RELEASED)
+        return await self._debts.withdraw(request_id, LockEvent.RELEASED)
 
     async def force(self, holder_id: HolderId, *, by: str, why: str) -> Lock | None:
         """Take a holder's lock, or its place in line, away; of whichever Jupyter server it is."""
         held = self._held.drop(holder_id)
+        # What a request under way leads to may be in use before this returns: news will confirm it.
+        sure = "" if self._held.asks(holder_id) else self.node_id
         try:
-            lock = await self._store.force(holder_id, by=by, why=why, node_id=self.node_id)
+            lock = await self._store.force(holder_id, by=by, why=why, node_id=sure)
         except StoreUnavailable as error:
             self._not_ended(held, error)
             raise
@@ -168,8 +172,10 @@ class LockService:
             held = {lock.holder_id: lock for lock in self._held.on(comfy_id)}
             for holder_id in held:
                 self._held.drop(holder_id)
+        # As in `force`.
+        sure = "" if self._held.asking else self.node_id
         try:
-            taken = await self._maintenance.set_access(comfy_id, decided, node_id=self.node_id)
+            taken = await self._maintenance.set_access(comfy_id, decided, node_id=sure)
         except StoreUnavailable as error:
             for lock in held.values():
                 self._not_ended(lock, error)

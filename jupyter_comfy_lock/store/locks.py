@@ -70,22 +70,22 @@ class LockStore:
         """
         return await self._db.run(lambda c: self._ask(c, request, wait))
 
+    async def leave(self, lock_id: LockId, event: LockEvent) -> Lock | None:
+        """Take a request out of the line; return its lock, which it keeps, if its turn had come."""
+        return await self._db.run(lambda c: self._leave(c, lock_id, self._ending(event)))
+
     async def withdraw(self, lock_id: LockId, event: LockEvent) -> Lock | None:
-        """Take a request back, whatever became of it; return the lock if it had led to one."""
+        """Take a request back, whatever became of it; return the lock if it had led to one.
+
+        For the node that asked, which forwards nothing under that lock, nor under one that it
+        replaced.
+        """
 
         def work(c: Connection) -> Lock | None:
-            self._db.bump(c)
-            row = c.execute(
-                select(locks).where(locks.c.lock_id == lock_id).with_for_update()
-            ).one_or_none()
             ending = self._ending(event)
-            if row is None or row.state not in (LockState.WAITING, LockState.HELD):
-                return None
-            if row.state == LockState.WAITING:
-                self._changed(c, self._moves.leave_line(c, lock_id, ending))
-                return None
-            lock = lock_of(row)
-            self._let_go(c, lock, ending, confirmed=True)
+            lock = self._leave(c, lock_id, ending)
+            if lock is not None:
+                self._let_go(c, lock, ending, confirmed=True)
             return lock
 
         return await self._db.run(_or_what_was_found_before(work))
@@ -176,6 +176,15 @@ class LockStore:
         return await self._db.read(lambda c: c.scalars(select(meta.c.store_id)).one())
 
     # -- within a transaction ----------------------------------------------------------------
+
+    def _leave(self, c: Connection, lock_id: LockId, ending: Ending) -> Lock | None:
+        self._db.bump(c)
+        row = c.execute(
+            select(locks).where(locks.c.lock_id == lock_id).with_for_update()
+        ).one_or_none()
+        if row is not None and row.state == LockState.WAITING:
+            self._changed(c, self._moves.leave_line(c, lock_id, ending))
+        return lock_of(row) if row is not None and row.state == LockState.HELD else None
 
     def _ask(self, c: Connection, request: Request, wait: bool) -> Grant | Waiting:
         rev = self._db.bump(c)
