@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -143,9 +143,9 @@ class WatchedNodes(NodeStore):
         self.history.write("joined", node=node_id, before=before)
         return node_id
 
-    async def renew(self, node_id: str) -> frozenset[LockId]:
+    async def renew(self, node_id: str, known: Collection[Lock] = ()) -> frozenset[LockId]:
         before = now()
-        kept = await super().renew(node_id)
+        kept = await super().renew(node_id, known)
         self.history.write("renewed", node=node_id, before=before)
         return kept
 
@@ -517,7 +517,8 @@ class Someone:
         )
         asking = asyncio.create_task(self._ask(wish))
         meanwhile = self._dice.choices(
-            ["nothing", "cancel", "withdraw", "end", "release"], [75, 15, 4, 3, 3]
+            ["nothing", "cancel", "withdraw", "end", "release", "other mode", "named"],
+            [70, 15, 4, 3, 3, 2, 2],
         )[0]
         if meanwhile != "nothing":
             soon_s = self._dice.choice([0.002, 0.02, 0.2, 1.0])
