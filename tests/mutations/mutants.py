@@ -710,8 +710,8 @@ MEETING_ = (
     Mutant(
         name="what lets go does not wait for who records a task",
         file="store/moves.py",
-        old="    )\n    .with_for_update()\n)\n_SEEN",
-        new="    )\n)\n_SEEN",
+        old="    )\n    .with_for_update()\n)\n\n\ndef _among",
+        new="    )\n)\n\n\ndef _among",
         tests=[f"{MEETING}"],
         postgres=True,
     ),
