@@ -30,8 +30,7 @@ def test_without_a_fault_all_these_tests_pass():
 
 
 def test_a_fault_that_no_test_notices_is_complained_of():
-    # A comment more.
-    harmless = replace(MUTANTS[0], name="harmless", new=f"{MUTANTS[0].old}  # the same")
+    harmless = replace(MUTANTS[0], name="harmless", new=MUTANTS[0].old)
     (complaint,) = complaints([run(harmless)])
     assert complaint == "harmless: survived, all its tests passed"
 
