@@ -110,13 +110,18 @@ def run_all(mutants: Iterable[Mutant]) -> list[Verdict]:
 
 def complaints(verdicts: Iterable[Verdict]) -> list[str]:
     """Return what is wrong with the tests, or with the list: survivors above all."""
-    return [
-        f"{each.name}: survived, all its tests passed"
-        if each.code == ALL_PASSED
-        else f"{each.name}: its tests did not run (code {each.code}): {each.told}"
-        for each in verdicts
-        if each.code != SOME_FAILED
-    ]
+    return [complaint for each in verdicts if (complaint := _complaint(each))]
+
+
+def _complaint(verdict: Verdict) -> str | None:
+    if verdict.code == ALL_PASSED:
+        return f"{verdict.name}: survived, all its tests passed"
+    if verdict.code != SOME_FAILED:
+        return f"{verdict.name}: its tests did not run (code {verdict.code}): {verdict.told}"
+    if "Timeout (>" in verdict.told:
+        # Of a busy machine, as likely as of the fault.
+        return f"{verdict.name}: its tests ran out of time: {verdict.told}"
+    return None
 
 
 def _copy(folder: Path) -> Path:
@@ -140,6 +145,8 @@ def _pytest(folder: Path, mutant: Mutant) -> Verdict:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
         "PYTHONPATH": os.pathsep.join(paths),
+        # The reason of a failure is told whole.
+        "COLUMNS": "400",
         WHERE: str(folder),
     }
     if not needs_conftest:
@@ -159,7 +166,7 @@ def _pytest(folder: Path, mutant: Mutant) -> Verdict:
     failed = next((line for line in said if line.startswith("FAILED ")), None)
     return Verdict(
         name=mutant.name,
-        told=failed.split()[1] if failed else said[-1],
+        told=failed.removeprefix("FAILED ") if failed else said[-1],
         code=done.returncode,
         seconds=time.monotonic() - began_s,
     )

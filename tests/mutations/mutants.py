@@ -256,15 +256,6 @@ ASKING = (
         tests=of(LOCKS, "r3_who_has_sent_something_while_it_waited_is_refused_at_its_turn"),
     ),
     Mutant(
-        name="those behind a refused one wait on",
-        file="store/moves.py",
-        old="            return self.leave_line(c, waiter.lock_id, "
-        "Ending(event=LockEvent.REFUSED, at=now))\n",
-        new="            self.leave_line(c, waiter.lock_id, "
-        "Ending(event=LockEvent.REFUSED, at=now))\n            raise StopIteration\n",
-        tests=of(LOCKS, "r3_who_has_sent_something_while_it_waited_is_refused_at_its_turn"),
-    ),
-    Mutant(
         name="a downgrade tells nobody",
         file="store/locks.py",
         old="        if was is Mode.EXCLUSIVE:\n",
