@@ -52,6 +52,14 @@ async def test_r9_of_two_ends_the_first_counts_also_when_it_ends_a_lock(site, no
     assert await site.active() == []
 
 
+async def test_text_with_a_nul_is_kept_without_it(site, node):
+    task = await node.task(await node.take("k1", ONE), name="a\0b")
+    ended = task.ended(Outcome(state=TaskState.FAILED, reason="at \0", error={"m": "\0"}), at=5.0)
+    assert await site.tasks.save(ended)
+    kept = await site.tasks.get(task.task_id)
+    assert (kept.name, kept.reason, kept.error) == ("a\ufffdb", "at \ufffd", {"m": "\0"})
+
+
 async def test_a_task_that_nobody_recorded_is_not_saved(site):
     assert not await site.tasks.save(a_task("never"))
     assert await site.tasks.get("never") is None
