@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -36,7 +36,8 @@ class Nemesis:
         seed: int,
         ttl_s: float,
         every_s: float,
-        kinds: dict[str, float] | None = None,
+        only: Collection[str] = (),
+        stops_s: tuple[float, ...] | None = None,
         postgres: Postgres | None = None,
         proxy: TcpProxy | None = None,
         behind_proxy: frozenset[int] = frozenset(),
@@ -52,7 +53,9 @@ class Nemesis:
         self._behind_proxy = behind_proxy
         #: The file in which the wall clock of PostgreSQL is set; see libfaketime.
         self._server_clock = server_clock
-        self._kinds = kinds or self._all()
+        self._kinds = {kind: n for kind, n in self._all().items() if not only or kind in only}
+        #: For how long processes are stopped.
+        self._stops_s = stops_s or (0.3, 0.3, ttl_s + 0.3, ttl_s + 0.3, 1.7 * ttl_s)
         #: What is to be done at which monotonic second.
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
@@ -163,7 +166,7 @@ class Nemesis:
 
     def _wake(self, who: Worker) -> None:
         since, life = now(), who.setup.life
-        for_s = self._dice.choices([0.3, self._ttl_s + 0.3, 1.7 * self._ttl_s], [5, 4, 1])[0]
+        for_s = self._dice.choice(self._stops_s)
 
         def go_on() -> None:
             if who.setup.life == life:

@@ -1,13 +1,17 @@
 """Run workers and the nemesis, check what happened, and print it; exits 1 on violations.
 
-python -m tests.chaos.run --store sqlite --seconds 60 --seed 1
-python -m tests.chaos.run --store postgresql --operations 200000
-python -m tests.chaos.run --store sqlite --seconds 20 --break guard     must fail
+    python -m tests.chaos.run --store sqlite --seconds 60 --seed 1
+    python -m tests.chaos.run --store postgresql --operations 200000
+    python -m tests.chaos.run --store sqlite --seconds 240 --every 0.5 --only "kill at"
+    python -m tests.chaos.run --store sqlite --seconds 20 --break guard     must fail
+
+What was written is kept in a folder, which is named in the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sqlite3
@@ -15,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +43,6 @@ LIBFAKETIME = "usr/lib/*-linux-gnu/faketime/libfaketimeMT.so.1"
 _LOOK_EVERY_S = 0.2
 #: Seconds that everybody may take to be served and let go of all, when all is well again.
 _END_S = 60.0
-#: What goes wrong in the control without a guard: nothing else could show that it is missing.
-_STOPS = {"stop": 1.0}
 
 
 @dataclass(kw_only=True)
@@ -58,7 +60,7 @@ class Result:
 
     @property
     def rows(self) -> list[tuple[str, Any]]:
-        freed = self.report.freed_s
+        freed, answered = self.report.freed_s, self.report.answered_s
         total = self.operations.total()
         named = ("ask", "release", "withdraw", "force", "confirm", "renew", "news")
         return [
@@ -76,6 +78,7 @@ class Result:
             ("stopped", self.events["stop"]),
             *((f"places {name}", number) for name, number in self.places.items()),
             ("longest time to free after a kill, s", round(max(freed, default=0.0), 2)),
+            ("longest answer after its wait, s", round(max(answered, default=0.0), 2)),
             ("uses of a gateway paused in the middle", len(self.report.paused)),
             *((f"VIOLATION: {kind}", n) for kind, n in sorted(self.report.by_kind.items())),
             ("violations", len(self.report.violations)),
@@ -190,6 +193,7 @@ def run(
     ttl_s: float = 2.0,
     nemesis: bool = True,
     every_s: float = 0.8,
+    only: Collection[str] = (),
     without_guard: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Result:
@@ -220,14 +224,15 @@ def run(
         try:
             for who in crowd.workers:
                 crowd.start(who)
-            kinds = _STOPS if without_guard else None
             wrong = Nemesis(
                 crowd,
                 history,
                 seed=seed,
                 ttl_s=ttl_s,
                 every_s=every_s,
-                kinds=kinds,
+                # Nothing but a long stop can show that there is no guard.
+                only=("stop",) if without_guard else only,
+                stops_s=(1.7 * ttl_s,) if without_guard else None,
                 postgres=there.postgres,
                 proxy=there.proxy,
                 behind_proxy=frozenset(n for n in range(workers) if n % 2),
@@ -243,6 +248,7 @@ def run(
             wrong.calm()
             _end(crowd, look, history)
             rows = there.rows("SELECT * FROM locks") or []
+            (folder / "locks.json").write_text(json.dumps(rows))
         finally:
             for who in crowd.workers:
                 crowd.kill(who)
@@ -352,6 +358,7 @@ def main() -> int:
     parser.add_argument("--operations", type=int)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=float, default=0.8, help="seconds from fault to fault")
+    parser.add_argument("--only", action="append", default=[], help="a kind of fault")
     parser.add_argument("--no-nemesis", action="store_true")
     parser.add_argument("--break", choices=["guard"], dest="broken")
     parser.add_argument("--folder", type=Path)
@@ -365,6 +372,7 @@ def main() -> int:
         operations=asked.operations,
         seed=asked.seed,
         every_s=asked.every,
+        only=asked.only,
         nemesis=not asked.no_nemesis,
         without_guard=asked.broken == "guard",
         tell=lambda text: print(text, flush=True),

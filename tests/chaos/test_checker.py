@@ -473,7 +473,7 @@ def test_a_call_in_a_process_that_died_need_not_return(story: Story) -> None:
 
 def test_a_wait_that_took_much_longer_than_it_was_to_is_found(story: Story) -> None:
     asked = story.ask("a", wait=1.0)
-    story.pass_(16.1)
+    story.pass_(61.1)
     story.refuse(asked)
     assert story.kinds() == {"slow": 1}
 
@@ -483,7 +483,7 @@ def test_a_wait_may_take_longer_by_as_much_as_its_process_was_stopped(story: Sto
     story.add("stop", 1)
     story.pass_(4.0)
     story.add("cont", 1)
-    story.pass_(14.0)
+    story.pass_(59.0)
     story.refuse(asked)
     assert story.kinds() == {}
 

@@ -269,6 +269,7 @@ class Node:
         self._how = signal.SIGKILL
         self._stop_in_use = False
         self._calls = 0
+        self._stale: dict[HolderId, str] = {}
         self.clock = SteppedClock()
         self.clock.offset_s = setup.clock_offset_s
         self.ending = asyncio.Event()
@@ -342,7 +343,9 @@ class Node:
         except NoLock:
             return False
         except StaleLock as error:
-            self.history.write("stale", holder=holder_id, why=error.message)
+            if self._stale.get(holder_id) != error.message:
+                self._stale[holder_id] = error.message
+                self.history.write("stale", holder=holder_id, why=error.message)
             return False
         left_s = self.lease._deadline_s - self.lease._clock_s()
         if self._stop_in_use:
@@ -461,9 +464,11 @@ class Someone:
 
     async def use_for_ever(self) -> None:
         """Forward something again and again, also while something else is going on."""
+        went_out = False
         while True:
-            await asyncio.sleep(self._dice.expovariate(1 / self._node.setup.use_every_s))
-            self._node.use(self.holder_id)
+            every_s = self._node.setup.use_every_s * (1 if went_out else 2)
+            await asyncio.sleep(self._dice.expovariate(1 / every_s))
+            went_out = self._node.use(self.holder_id)
 
     def _choose(self) -> str:
         if self._node.held.by(self.holder_id) is None:
