@@ -15,9 +15,8 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from tests.chaos import worker
 from tests.chaos.history import History
-from tests.chaos.worker import Setup
+from tests.chaos.setup import Setup
 
 #: Seconds.
 _DIES_WITHIN = 10.0
@@ -60,7 +59,7 @@ class Crowd:
     def __init__(self, setups: list[Setup], history: History) -> None:
         # Children are made by a process that has imported all, and has no threads.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([worker.__name__])
+        self._context.set_forkserver_preload(["tests.chaos.worker"])
         self._history = history
         self.workers = [Worker(setup) for setup in setups]
         #: Places of transactions where a worker was killed, and stopped, already.
@@ -75,7 +74,7 @@ class Crowd:
 
     def start(self, who: Worker) -> None:
         ours, theirs = self._context.Pipe()
-        who.process = self._context.Process(target=worker.main, args=(who.setup, theirs))
+        who.process = self._context.Process(target=_work, args=(who.setup, theirs))
         who.process.start()
         theirs.close()
         who.pipe = ours
@@ -164,3 +163,10 @@ class Crowd:
         who.process = who.pipe = None
         who.before, who.operations = who.before + who.operations, 0
         who.stopped = who.trapped = False
+
+
+def _work(setup: Setup, pipe: Pipe) -> None:
+    # Where it was imported already; here it would take a while.
+    from tests.chaos import worker
+
+    worker.main(setup, pipe)

@@ -34,7 +34,7 @@ from tests.chaos.checker import Report, Rules, check
 from tests.chaos.crowd import Crowd
 from tests.chaos.history import History, merged
 from tests.chaos.nemesis import Nemesis
-from tests.chaos.worker import POOL, Setup
+from tests.chaos.setup import POOL, Setup
 from tests.postgres import Postgres, _programs
 from tests.tcp_proxy import TcpProxy
 

@@ -19,10 +19,8 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import Connection as Pipe
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -51,45 +49,10 @@ from jupyter_comfy_lock.store.place import store_place
 from jupyter_comfy_lock.store.stores import Stores, backend_at
 from jupyter_comfy_lock.store.tasks import TaskStore
 from tests.chaos.history import History, S, now
+from tests.chaos.setup import POOL, WIDE, Setup
 
-WIDE = frozenset({"wide"})
-#: Two that one alone can have, and three that three can share.
-POOL = tuple(
-    ComfyServer(
-        comfy_id=ComfyId(name),
-        url=f"http://{name}:8188",
-        capacity=capacity,
-        labels=WIDE if capacity > 1 else frozenset(),
-    )
-    for name, capacity in (("hot-1", 1), ("hot-2", 1), ("wide-1", 3), ("wide-2", 3), ("wide-3", 3))
-)
 #: What a worker counts, it tells so often, in seconds.
 _TELL_EVERY_S = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """What one worker is to be."""
-
-    number: int
-    #: How many times it was started before.
-    life: int
-    #: As the setting `c.ComfyLock.store`.
-    store: str
-    folder: Path
-    seed: int
-    ttl_s: float
-    holders: int = 8
-    #: Mean seconds between two things that a holder does, and two uses.
-    pause_s: float = 1.0
-    use_every_s: float = 0.03
-    #: Whether others can see that its process has ended; else only that it does not renew.
-    on_this_machine: bool = True
-    #: Whether the store's wall clock is this process's, which can be stepped.
-    own_clock: bool = True
-    clock_offset_s: float = 0.0
-    #: A control: forwards go out whatever the lease says.
-    without_guard: bool = False
 
 
 class SteppedClock(Clock):
