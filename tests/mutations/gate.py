@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import jupyter_comfy_lock
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = "jupyter_comfy_lock"
 #: What pytest says with its exit code.
@@ -127,7 +129,8 @@ def _complaint(verdict: Verdict) -> str | None:
 def _copy(folder: Path) -> Path:
     ignored = shutil.ignore_patterns("static", "labextension", "server_config", "*.ipynb")
     # With the times of the files, so that what is compiled already need not be again.
-    return Path(shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=ignored))
+    package = Path(jupyter_comfy_lock.__file__).parent
+    return Path(shutil.copytree(package, folder / PACKAGE, ignore=ignored))
 
 
 def _pytest(folder: Path, mutant: Mutant) -> Verdict:
@@ -136,7 +139,8 @@ def _pytest(folder: Path, mutant: Mutant) -> Verdict:
         # -P: the working directory, where the package is whole, is not the first to import from.
         *(sys.executable, "-P", "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-rf"),
         *("-p", "tests.mutations.imported", "-p", "no:cacheprovider", "-o", "pythonpath="),
-        *("--timeout=20",),
+        # A Jupyter server waits for a while before it says that nothing comes.
+        f"--timeout={60 if needs_conftest else 20}",
         *(() if needs_conftest else ("--confcutdir=tests/store", *FEW_PLUGINS)),
         *(() if mutant.postgres else ("-k", "not postgresql")),
         *mutant.tests,

@@ -708,4 +708,74 @@ MEETING_ = (
     ),
 )
 
-MUTANTS = (*DOMAIN, *ASKING, *FENCES, *LETTING_GO, *NODES_, *TASKS_, *MEETING_)
+STALE, DRAINING = "tests/server/test_fences.py", "tests/server/test_draining.py"
+LOOKS, WAITING = "tests/server/test_between_two_looks.py", "tests/server/test_waiting.py"
+
+SERVER = (
+    Mutant(
+        name="what was granted is trusted past the deadline of the lease",
+        file="server/held.py",
+        old="        return self._lease.fresh and lock.node_id",
+        new="        return lock.node_id",
+        tests=of(STALE, "nothing_goes_out_when_the_lease_may_be_over"),
+        conftest=True,
+    ),
+    Mutant(
+        name="a new lease keeps what rested on the one before",
+        file="server/held.py",
+        old="self._lease.fresh and lock.node_id == self._lease.node_id",
+        new="self._lease.fresh",
+        tests=of(STALE, "nothing_goes_out_when_the_lease_was_lost"),
+        conftest=True,
+    ),
+    Mutant(
+        name="a prompt is sent without a look at the lock after it was recorded",
+        file="server/submit.py",
+        old="            self._locks.check(holder_id, name)\n            body",
+        new="            body",
+        tests=of(STALE, "a_prompt_that_is_recorded_under_a_lock_that_is_then_lost_is_not_sent"),
+        conftest=True,
+    ),
+    Mutant(
+        name="a prompt is sent again without a look at the lock",
+        file="server/submit.py",
+        old="            self._locks.check(live.task.holder_id, live.task.name)\n",
+        new="",
+        tests=of(STALE, "a_prompt_that_was_cut_off_is_not_sent_again_when_the_lock_is_lost"),
+        conftest=True,
+    ),
+    Mutant(
+        name="what is taken away is not confirmed by its node",
+        file="server/keeper.py",
+        old="        return lock.state is LockState.DRAINING\n",
+        new="        return False\n",
+        tests=of(LOOKS, "what_is_forced_elsewhere_is_confirmed_here_and_its_prompts_are_taken_off"),
+        conftest=True,
+    ),
+    Mutant(
+        name="exclusive is ready with leftovers of others in the queue",
+        file="server/acquire.py",
+        old="        if lock.mode is not Mode.EXCLUSIVE:\n            return 0",
+        new="        if lock.fence:\n            return 0",
+        tests=of(DRAINING, "who_has_it_alone_is_told_when_the_leftovers_of_others_are_gone"),
+        conftest=True,
+    ),
+    Mutant(
+        name="prompts of strangers are cancelled as leftovers",
+        file="server/ready.py",
+        old='if tag.get("store_id") == store_id}',
+        new="}",
+        tests=of(DRAINING, "who_has_it_alone_is_told_when_the_leftovers_of_others_are_gone"),
+        conftest=True,
+    ),
+    Mutant(
+        name="who closes the connection stays in line",
+        file="server/acquire.py",
+        old="            if stands or not refused:",
+        new="            if stands and refused:",
+        tests=of(WAITING, "who_closes_the_connection_has_left_the_line"),
+        conftest=True,
+    ),
+)
+
+MUTANTS = (*SERVER, *DOMAIN, *ASKING, *FENCES, *LETTING_GO, *NODES_, *TASKS_, *MEETING_)
