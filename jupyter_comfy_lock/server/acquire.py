@@ -12,9 +12,13 @@ from jupyter_comfy_lock.domain.config import LeasePolicy
 from jupyter_comfy_lock.domain.errors import (
     BadRequest,
     ComfyLockError,
+    ComfyUnauthorized,
+    ComfyUnreachable,
+    ComfyUnsupported,
     EmptyPool,
     LockRefused,
     LockTimeout,
+    NotComfyUI,
     StaleLock,
     StoreUnavailable,
     UnknownHolder,
@@ -155,7 +159,7 @@ class Acquirer:
             if suits and not moves and self._held.trusts(current):
                 return Locked(lock=current, chosen_by=wish.chosen_by, had_it=True, was=current.mode)
         try:
-            return await self._acquire(wish, on_move)
+            return await self._acquire_living(wish, on_move)
         except ComfyLockError as error:
             self._journal.refused(
                 holder_id=wish.holder_id,
@@ -168,6 +172,21 @@ class Acquirer:
 
     def _suits(self, lock: Lock, wish: Wish) -> bool:
         return wish.labels <= find_upstream(self._upstreams, lock.comfy_id).comfy.labels
+
+    async def _acquire_living(self, wish: Wish, on_move: OnMove) -> Locked:
+        """Acquire, and wait on for others if any will do and the one that comes is dead."""
+        until_s = None if wish.wait_s is None else time.monotonic() + wish.wait_s
+        for _ in range(len(self._upstreams)):
+            try:
+                return await self._acquire(wish, on_move)
+            except (ComfyUnreachable, ComfyUnauthorized, ComfyUnsupported, NotComfyUI):
+                # It was taken back. As another request, it is asked of those that are well.
+                if wish.named:
+                    raise
+                if wish.waits and until_s is not None:
+                    wish = replace(wish, wait_s=max(0.0, until_s - time.monotonic()))
+                wish = replace(wish, request_id=None)
+        return await self._acquire(wish, on_move)
 
     async def _acquire(self, wish: Wish, on_move: OnMove) -> Locked:
         if not self._lease.fresh:

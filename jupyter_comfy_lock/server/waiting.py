@@ -5,12 +5,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any
 
-from jupyter_comfy_lock.domain.errors import (
-    ComfyLockError,
-    LockRefused,
-    NotYours,
-    StoreUnavailable,
-)
+from jupyter_comfy_lock.domain.errors import ComfyLockError, LockRefused, StoreUnavailable
 from jupyter_comfy_lock.domain.line import Waiter, place, reason
 from jupyter_comfy_lock.domain.lock import Ending, HolderId, Lock, LockEvent, LockId
 from jupyter_comfy_lock.domain.pool import Occupancy, holder_to_json
@@ -147,8 +142,7 @@ def _holders(comfy_ids: Collection[Any], occupied: Occupancy) -> list[dict[str, 
 def _why_over(ending: Ending) -> ComfyLockError:
     match ending.event:
         case LockEvent.FORCED:
-            away = taken_away(ending)
-            return NotYours(f"Your place in the line was {away}. Nothing is locked.")
+            return LockRefused(None, f"your place in the line was {taken_away(ending)}", ())
         case LockEvent.REFUSED:
             why = "its turn came while tasks of this kernel were pending on another ComfyServer"
             return LockRefused(None, why, ())
