@@ -43,7 +43,7 @@ Span = tuple[int, int]
 GRACE_S = 5.0
 #: A call may return so many seconds after its wait: on a busy machine many stand in line for the
 #: store, each of whom may wait for others for 10 s.
-ANSWER_S = 60.0
+ANSWER_S = 120.0
 FOR_EVER = float("inf")
 
 
@@ -97,6 +97,7 @@ def check(
     add(overtaken(events, rows))
     report.freed_s, not_freed = freed(events, rules)
     add(not_freed)
+    add(blind(events))
     report.answered_s, not_answered = answered(events)
     add(not_answered)
     add(broken(events))
@@ -378,6 +379,15 @@ def outages(events: Iterable[Event]) -> list[Span]:
     return [(event["since"], event["t"]) for event in events if event["what"] == "outage"]
 
 
+def _hindered(events: Iterable[Event]) -> dict[int, list[Span]]:
+    """When each process could do nothing, for other reasons than being stopped."""
+    found: dict[int, list[Span]] = defaultdict(list)
+    for event in events:
+        if event["what"] == "hindered":
+            found[event["pid"]].append((event["since"], event["t"]))
+    return found
+
+
 def _overlap(span: Span, others: Iterable[Span]) -> int:
     """For how long any of `others` were during `span`."""
     total, until = 0, span[0]
@@ -393,17 +403,19 @@ def freed(events: Sequence[Event], rules: Rules) -> tuple[list[float], list[Viol
     """How long each dead process kept something; violations where that was too long.
 
     The store was looked at again and again; it is free when it was seen so. While the whole store
-    was away nobody could do anything, and that does not count.
+    was away nobody could do anything, and that does not count. A machine may be so busy that no
+    process gets to look for dead ones in time; what is late for that alone is no violation (but
+    see `blind`). One that has looked twice, with a TTL in between, must have ended it.
     """
     pids = {e["node"]: e["pid"] for e in events if e["what"] == "joined"}
     died = {e["pid"]: e["t"] for e in events if e["what"] == "dead"}
     away = outages(events)
-    last: dict[str, int] = {}
+    looks = _looks(events)
     free: dict[str, int] = {}
     polls = [event for event in events if event["what"] == "active"]
     for poll, following in pairwise(polls):
         for node in set(poll["nodes"]) - set(following["nodes"]):
-            last[node], free[node] = poll["t"], following["t"]
+            free[node] = following["t"]
     times, violations = [], []
     for node, pid in pids.items():
         if pid not in died:
@@ -414,7 +426,7 @@ def freed(events: Sequence[Event], rules: Rules) -> tuple[list[float], list[Viol
             continue
         took = end - died[pid] - _overlap((died[pid], end), away)
         times.append(took / S)
-        if took > (rules.ttl_s + GRACE_S) * S:
+        if took > (rules.ttl_s + GRACE_S) * S and _could_end(looks, died[pid], end, rules):
             violations.append(
                 Violation(
                     "not freed",
@@ -425,6 +437,48 @@ def freed(events: Sequence[Event], rules: Rules) -> tuple[list[float], list[Viol
     return times, violations
 
 
+def _looks(events: Iterable[Event]) -> dict[int, list[Event]]:
+    """By process, when it looked for dead ones."""
+    found: dict[int, list[Event]] = defaultdict(list)
+    for event in events:
+        if event["what"] == "looked":
+            found[event["pid"]].append(event)
+    return found
+
+
+def _could_end(looks: Mapping[int, Sequence[Event]], died: int, end: int, rules: Rules) -> bool:
+    """Whether somebody looked twice between the two moments, and could have seen what was dead."""
+    ttl = round(rules.ttl_s * S)
+    for each in looks.values():
+        first = next((look["t"] for look in each if look["before"] > died), None)
+        if first is None:
+            continue
+        # The nodes that look on are not dead themselves: the dead end nobody.
+        later = [look for look in each if look["before"] >= first + ttl]
+        if any(
+            look["t"] < end - S and look["node"] == following["node"]
+            for look, following in pairwise(later)
+        ):
+            return True
+    return False
+
+
+def blind(events: Sequence[Event]) -> Iterator[Violation]:
+    """Processes that lived and looked for dead ones no more."""
+    died = {e["pid"]: e["t"] for e in events if e["what"] == "dead"}
+    over = {e["pid"]: e["t"] for e in events if e["what"] == "left"}
+    end = max((e["t"] for e in events), default=0)
+    away, stopped, hindered = outages(events), stops(events), _hindered(events)
+    for pid, each in _looks(events).items():
+        last = min(died.get(pid, end), over.get(pid, end))
+        for before, after in pairwise([*(look["t"] for look in each), last]):
+            span = (before, after)
+            took = after - before - _overlap(span, [*away, *stopped.get(pid, ()), *hindered[pid]])
+            if took > ANSWER_S * S:
+                text = f"process {pid} did not look from {_at(before)} to {_at(after)}"
+                yield Violation("blind", text)
+
+
 def answered(events: Sequence[Event]) -> tuple[list[float], list[Violation]]:
     """How much longer than its wait each call took, without outages; violations where too long.
 
@@ -433,10 +487,7 @@ def answered(events: Sequence[Event]) -> tuple[list[float], list[Violation]]:
     died = {e["pid"]: e["t"] for e in events if e["what"] == "dead"}
     stopped = stops(events)
     away = outages(events)
-    hindered: dict[int, list[Span]] = defaultdict(list)
-    for event in events:
-        if event["what"] == "hindered":
-            hindered[event["pid"]].append((event["since"], event["t"]))
+    hindered = _hindered(events)
     called = {}
     times, violations = [], []
     for event in events:

@@ -42,6 +42,10 @@ class Story:
     def joined(self, pid: int) -> None:
         self.add("joined", pid, node=f"node {pid}", before=self._now)
 
+    def look(self, pid: int, node: str = "node 2") -> None:
+        before = self._now
+        self.add("looked", pid, node=node, before=before)
+
     def ask(
         self, lock: str, *, pid: int = 1, wants: Iterable[str] = ("hot",), **more: Any
     ) -> Event:
@@ -381,13 +385,15 @@ def test_a_use_of_the_older_of_two_locks_is_found(story: Story) -> None:
 # -- (6) ends ------------------------------------------------------------------------------------
 
 
-def died(story: Story, kept_s: float, *, away: bool = False) -> Report:
-    """A process dies and keeps a lock for so long."""
+def died(story: Story, kept_s: float, *, away: bool = False, looked: bool = True) -> Report:
+    """A process dies and keeps a lock for so long; another one looks again and again."""
     story.lock("a")
     story.add("dead", 1)
     since = story.events[-1]["t"]
     for _ in range(round(kept_s)):
         story.add("active", nodes=["node 1"])
+        if looked:
+            story.look(2)
         story.pass_(0.99)
     story.add("active", nodes=[])
     if away:
@@ -410,11 +416,34 @@ def test_nobody_can_free_anything_while_the_store_is_away(story: Story) -> None:
     assert died(story, 8, away=True).violations == []
 
 
+def test_what_nobody_could_look_at_in_time_is_free_late_enough(story: Story) -> None:
+    report = died(story, 8, looked=False)
+    assert report.violations == []
+    assert report.freed_s == [pytest.approx(8.0, abs=0.2)]
+
+
+def test_a_process_that_looks_no_more_is_found(story: Story) -> None:
+    story.look(2)
+    story.pass_(121.0)
+    story.add("left", 2)
+    assert story.kinds() == {"blind": 1}
+
+
+def test_a_process_that_is_stopped_need_not_look(story: Story) -> None:
+    story.look(2)
+    story.add("stop", 2)
+    story.pass_(121.0)
+    story.add("cont", 2)
+    story.look(2)
+    assert story.kinds() == {}
+
+
 def test_what_is_never_free_is_found(story: Story) -> None:
     story.lock("a")
     story.add("dead", 1)
     for _ in range(9):
         story.add("active", nodes=["node 1"])
+        story.look(2)
         story.pass_(1.0)
     assert story.kinds()["not freed"] == 1
 
@@ -473,7 +502,7 @@ def test_a_call_in_a_process_that_died_need_not_return(story: Story) -> None:
 
 def test_a_wait_that_took_much_longer_than_it_was_to_is_found(story: Story) -> None:
     asked = story.ask("a", wait=1.0)
-    story.pass_(61.1)
+    story.pass_(121.1)
     story.refuse(asked)
     assert story.kinds() == {"slow": 1}
 
@@ -483,7 +512,7 @@ def test_a_wait_may_take_longer_by_as_much_as_its_process_was_stopped(story: Sto
     story.add("stop", 1)
     story.pass_(4.0)
     story.add("cont", 1)
-    story.pass_(59.0)
+    story.pass_(119.0)
     story.refuse(asked)
     assert story.kinds() == {}
 

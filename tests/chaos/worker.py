@@ -31,6 +31,7 @@ from sqlalchemy.pool import Pool
 from jupyter_comfy_lock.domain.config import lease_policy
 from jupyter_comfy_lock.domain.errors import ComfyLockError, NoLock, StaleLock
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, LockId, Mode
+from jupyter_comfy_lock.domain.outcome import Expired
 from jupyter_comfy_lock.domain.pool import ComfyServer, ComfyStatus, Health
 from jupyter_comfy_lock.server.acquire import Acquirer, Wish
 from jupyter_comfy_lock.server.app import ComfyLock
@@ -111,6 +112,12 @@ class WatchedNodes(NodeStore):
         kept = await super().renew(node_id, known)
         self.history.write("renewed", node=node_id, before=before)
         return kept
+
+    async def expire(self, node_id: str) -> Expired:
+        before = now()
+        expired = await super().expire(node_id)
+        self.history.write("looked", node=node_id, before=before)
+        return expired
 
 
 class QuietComfy(Upstream):
