@@ -1,0 +1,130 @@
+"""What runs have found, each as a story that shows it every time."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from jupyter_comfy_lock.domain.errors import ComfyLockError, NoLock
+from jupyter_comfy_lock.domain.lock import HolderId, LockEvent, Mode
+from jupyter_comfy_lock.server.acquire import Wish
+from tests.chaos.setup import POOL, Setup
+from tests.chaos.worker import Node
+
+WIDE = POOL[2].comfy_id
+A, B = HolderId("a"), HolderId("b")
+
+
+@pytest_asyncio.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    """A lock service that has joined; it renews and hears only when it is told to."""
+    ours, theirs = multiprocessing.Pipe()
+    store = str(tmp_path / "store.sqlite")
+    setup = Setup(number=0, life=0, store=store, folder=tmp_path, seed=1, ttl_s=30.0)
+    made = Node(setup, theirs)
+    made.here |= {A, B}
+    await made.lease.join()
+    yield made
+    await made.database.close()
+    ours.close()
+    theirs.close()
+
+
+def hold_back_answer(node: Node, method: str) -> Callable[[], Any]:
+    """Have the store do what is asked next by `method`, and answer only when that is called."""
+    store: Any = node.acquirer._store
+    do, go = getattr(store, method), asyncio.Event()
+
+    async def late(*args: Any, **more: Any) -> Any:
+        setattr(store, method, do)
+        answer = await do(*args, **more)
+        await go.wait()
+        return answer
+
+    setattr(store, method, late)
+    return go.set
+
+
+async def until(holds: Callable[[], Awaitable[Any]]) -> None:
+    async with asyncio.timeout(10):
+        while not await holds():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.005)
+
+
+def wish(holder: HolderId, mode: Mode, wait_s: float | None = 0.0) -> Wish:
+    return Wish(holder_id=holder, name="", comfy_id=WIDE, mode=mode, wait_s=wait_s)
+
+
+async def stored(node: Node, held: list[tuple[str, str]]) -> bool:
+    """Whether that is who has something in the store, and how."""
+    locks = (await node.locks.occupancy()).locks.values()
+    return [(lock.holder_id, lock.mode.value) for each in locks for lock in each] == held
+
+
+async def anybody_waits(node: Node) -> bool:
+    return bool((await node.locks.occupancy()).waiters)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("had", [False, True])
+async def test_what_is_granted_while_its_holder_lets_go_is_not_used(node: Node, had: bool) -> None:
+    if had:
+        await node.acquirer.acquire(wish(A, Mode.SHARED))
+    answer = hold_back_answer(node, "ask")
+    asking = asyncio.create_task(node.acquirer.acquire(wish(A, Mode.EXCLUSIVE)))
+    await until(lambda: stored(node, [(A, "exclusive")]))
+    done = hold_back_answer(node, "release")
+    releasing = asyncio.create_task(node.locks.release(A, LockEvent.RELEASED))
+    await until(lambda: stored(node, []))
+    # Others may have it from here on, before either of the two has been told.
+    answer()
+    with pytest.raises(ComfyLockError):
+        await asking
+    with pytest.raises(ComfyLockError):
+        node.held.check(A, "")
+    done()
+    assert await releasing is not None
+    with pytest.raises(NoLock):
+        node.held.check(A, "")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["cancelled", "taken back"])
+async def test_nothing_goes_out_under_what_was_replaced_when_others_get_it(
+    node: Node, how: str
+) -> None:
+    await node.acquirer.acquire(wish(A, Mode.SHARED))
+    await node.acquirer.acquire(wish(B, Mode.SHARED))
+    waiting = asyncio.create_task(node.acquirer.acquire(wish(A, Mode.EXCLUSIVE, None)))
+    await until(lambda: anybody_waits(node))
+    # Its turn comes, and nobody has heard of that yet.
+    await node.locks.release(B, LockEvent.RELEASED)
+    assert await stored(node, [(A, "exclusive")])
+    store: Any = node.acquirer._store
+    withdraw = store.withdraw
+    used: list[bool] = []
+
+    async def watched(*args: Any) -> Any:
+        used.append(node.held.by(A) is not None)
+        return await withdraw(*args)
+
+    store.withdraw = watched
+    if how == "cancelled":
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    else:
+        ((request_id, _),) = node.held.asking.items()
+        await node.locks.withdraw(A, request_id)
+        with pytest.raises(ComfyLockError):
+            await waiting
+    assert used
+    assert not any(used)
+    assert await stored(node, [])
+    assert node.held.by(A) is None
