@@ -343,14 +343,19 @@ class Acquirer:
         try:
             self._refuse_if_over(lock, request.lock_id)
             if not used:
-                await self._move(before, lock)
+                await self._move(self._held.by(lock.holder_id), lock)
                 foreign = await self._ready(lock)
+                self._refuse_if_over(lock, request.lock_id)
+                # What another request, granted before, has put there meanwhile.
+                await self._move(self._held.by(lock.holder_id), lock)
                 self._refuse_if_over(lock, request.lock_id)
         except BaseException:
             if not used:
                 await asyncio.shield(self._give_back(lock, before))
             raise
-        self._held.put(lock)
+        # Another request may have made it a shared one already, and not know it yet.
+        sure = not self._held.asks(lock.holder_id, more_than=1)
+        self._held.put(lock if sure else replace(lock, mode=Mode.SHARED))
         self._debts.forgive(lock.lock_id)
         if not used:
             self._journal.granted(lock, waited_s=waited_s)
@@ -414,6 +419,9 @@ class Acquirer:
         if not self.is_here(lock.holder_id):
             # What it held was released before this was granted: nobody else would end it (R8).
             raise UnknownHolder
+        if self._held.outdated(lock):
+            why = "another request of this kernel took the place of this one"
+            raise StaleLock(lock.comfy_id, lock.fence, why)
         if request_id in self._held.revoked:
             raise StaleLock(lock.comfy_id, lock.fence, self._held.revoked[request_id])
         if lock.node_id != self._lease.node_id:

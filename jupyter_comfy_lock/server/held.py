@@ -22,6 +22,8 @@ class HeldLocks:
     def __init__(self, lease: NodeLease) -> None:
         self._lease = lease
         self._held: dict[HolderId, Lock] = {}
+        #: The highest fence under which each holder was to forward.
+        self._newest: dict[HolderId, int] = {}
         #: Why a holder's last lock was lost, until it is told.
         self._lost: dict[HolderId, tuple[Lock, str]] = {}
         #: Requests that are under way, so that news of them are no surprise, and whose they are.
@@ -81,6 +83,10 @@ class HeldLocks:
         """Return all of them."""
         return tuple(self._held.values())
 
+    def outdated(self, lock: Lock) -> bool:
+        """Whether its holder has, or had, a newer lock than that."""
+        return self._newest.get(lock.holder_id, lock.fence) > lock.fence
+
     def has(self, lock: Lock) -> bool:
         """Whether that is its holder's lock, in whatever mode."""
         held = self._held.get(lock.holder_id)
@@ -93,6 +99,7 @@ class HeldLocks:
     def put(self, lock: Lock) -> None:
         """Begin to forward under a lock, instead of the one that its holder had."""
         self._held[lock.holder_id] = lock
+        self._newest[lock.holder_id] = lock.fence
         self._lost.pop(lock.holder_id, None)
 
     def drop(self, holder_id: HolderId) -> Lock | None:
@@ -127,5 +134,6 @@ class HeldLocks:
         self.on_change(lock.holder_id, None, why)
 
     def forget(self, holder_id: HolderId) -> None:
-        """Forget why a holder's last lock was lost."""
+        """Forget why a holder's last lock was lost, and which it was."""
         self._lost.pop(holder_id, None)
+        self._newest.pop(holder_id, None)
