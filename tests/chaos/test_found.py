@@ -128,3 +128,34 @@ async def test_nothing_goes_out_under_what_was_replaced_when_others_get_it(
     assert not any(used)
     assert await stored(node, [])
     assert node.held.by(A) is None
+
+
+@pytest.mark.asyncio
+async def test_of_two_requests_of_a_holder_the_one_that_the_store_did_last_is_used(
+    node: Node,
+) -> None:
+    answer = hold_back_answer(node, "ask")
+    older = asyncio.create_task(node.acquirer.acquire(wish(A, Mode.SHARED)))
+    await until(lambda: stored(node, [(A, "shared")]))
+    newer = await node.acquirer.acquire(wish(A, Mode.EXCLUSIVE))
+    answer()
+    with pytest.raises(ComfyLockError):
+        await older
+    assert node.held.check(A, "").lock_id == newer.lock.lock_id
+    assert await stored(node, [(A, "exclusive")])
+
+
+@pytest.mark.asyncio
+async def test_what_another_request_has_made_shared_is_not_used_exclusively(node: Node) -> None:
+    exclusive = hold_back_answer(node, "ask")
+    older = asyncio.create_task(node.acquirer.acquire(wish(A, Mode.EXCLUSIVE)))
+    await until(lambda: stored(node, [(A, "exclusive")]))
+    shared = hold_back_answer(node, "ask")
+    newer = asyncio.create_task(node.acquirer.acquire(wish(A, Mode.SHARED)))
+    await until(lambda: stored(node, [(A, "shared")]))
+    exclusive()
+    await older
+    # Others may share it already.
+    assert node.held.check(A, "").mode is Mode.SHARED
+    shared()
+    assert (await newer).lock == node.held.check(A, "")
