@@ -358,7 +358,7 @@ class Node:
     def _told(self) -> None:
         try:
             what, *more = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             # Whoever started this is gone.
             os._exit(1)
         match what:
