@@ -154,8 +154,9 @@ class ComfyLock(ExtensionApp):
             pin_of=self._pin_of,
             policy=self.policy,
         )
-        serverapp.web_app.settings[STARTED].set()
         await self._keeper.start()
+        # Not before what a former life left has been ended: it would be shown as if it were held.
+        serverapp.web_app.settings[STARTED].set()
         with contextlib.suppress(StoreUnavailable):
             # Another start does it as well.
             await self._stores.tasks.tidy()
