@@ -29,6 +29,7 @@ import time
 import tomllib
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,8 @@ INSTALLED = VENV / "installed"
 REAL_COMFYUI_LOG = VENV / "real-comfyui.log"
 #: No step takes longer unless it hangs.
 STEP_S = 30 * 60.0
+#: Tests that mostly wait; all others run beside them.
+WAITING = ("tests/browser", "tests/conformance", "tests/e2e", "tests/test_demo.py")
 #: A program that pip cannot bring -> the Debian packages that bring it.
 DEBIAN = {"chromium": ["chromium", "fonts-dejavu-core"], "postgres": ["postgresql"]}
 #: Where Debian keeps PostgreSQL's programs, each version beside the other; not in PATH.
@@ -315,8 +318,17 @@ def _js(_: argparse.Namespace) -> Count:
 
 
 def _pytest(arguments: argparse.Namespace) -> Count:
-    chosen = ["-k", arguments.k] if arguments.k else []
-    return _run_pytest("pytest", "tests", *chosen)
+    if arguments.k:
+        return _run_pytest("pytest", "tests", "-k", arguments.k)
+    # Tests that wait for browsers and servers leave time to those that compute.
+    said: list[str] = []
+    others = [f"--ignore={path}" for path in WAITING]
+    with ThreadPoolExecutor(1) as beside:
+        computing = beside.submit(_run_pytest, "pytest", "tests", *others, say=said.append)
+        waiting = _run_pytest("pytest-waiting", *WAITING)
+        computed = computing.result()
+    print("".join(said), flush=True)
+    return Count(waiting.passed + computed.passed, waiting.failed + computed.failed)
 
 
 def _nbval(_: argparse.Namespace) -> Count:
@@ -324,14 +336,16 @@ def _nbval(_: argparse.Namespace) -> Count:
     return _run_pytest("nbval", "-p", "tests.nbval_server", "--nbval", "notebooks")
 
 
-def _run_pytest(name: str, *arguments: str) -> Count:
+def _run_pytest(
+    name: str, *arguments: str, say: Callable[[str], object] = sys.stdout.write
+) -> Count:
     report = VENV / f"{name}.xml"
     report.unlink(missing_ok=True)
     command = [PYTHON, "-m", "pytest", f"--junitxml={report}", "--durations=10", *arguments]
     try:
-        _run(*command, cwd=TREE)
+        _run(*command, cwd=TREE, say=say)
     except StepFailed as failure:
-        print(failure)
+        say(f"{failure}\n")
         # The report may know of no failure, or not exist: pytest itself broke.
         count = _junit_count(report) if report.exists() else Count(0, 0)
         return Count(count.passed, max(1, count.failed))
@@ -363,8 +377,9 @@ def _run(
     cwd: Path = ROOT,
     env: dict[str, str] | None = None,
     check: bool = True,
+    say: Callable[[str], object] = sys.stdout.write,
 ) -> str:
-    """Run `command` and show what it says; what it said.
+    """Run `command` and show what it says, as it comes; what it said.
 
     Raises:
         StepFailed: it took longer than STEP_S, or `check` and its exit code was not 0.
@@ -393,7 +408,7 @@ def _run(
         assert process.stdout is not None
         for line in process.stdout:
             said.append(line)
-            sys.stdout.write(line)
+            say(line)
             sys.stdout.flush()
         code = process.wait()
     except BaseException:
