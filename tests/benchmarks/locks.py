@@ -188,13 +188,20 @@ async def renewals(small: Bench, large: Bench, count: int) -> None:
     await small.fill(holders=10, servers=2, tasks=0, node_id=few_locks)
     many_locks = await large.stores.nodes.join()
     await large.fill(holders=10_000, servers=100, tasks=0, node_id=many_locks)
+    known = [await kept(small, few_locks), await kept(large, many_locks)]
     ten, ten_thousand = await in_turn(
         count,
-        lambda: small.stores.nodes.renew(few_locks),
-        lambda: large.stores.nodes.renew(many_locks),
+        lambda: small.stores.nodes.renew(few_locks, known[0]),
+        lambda: large.stores.nodes.renew(many_locks, known[1]),
     )
     shown("renew a node that keeps 10 locks", ten)
     shown("renew a node that keeps 10,000 locks", ten_thousand, ten)
+
+
+async def kept(bench: Bench, node_id: str) -> list[Lock]:
+    occupied = await bench.stores.locks.occupancy()
+    locks = [lock for each in occupied.locks.values() for lock in each]
+    return [lock for lock in locks if lock.node_id == node_id]
 
 
 async def lists(large: Bench, count: int) -> None:
