@@ -1,7 +1,7 @@
 """The lock: this kernel uses that ComfyServer. Its record, and its whole life as one table."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NewType
 
@@ -117,11 +117,6 @@ def advance(state: LockState, event: LockEvent) -> LockState:
     except KeyError:
         msg = f"a lock that is {state} cannot be {event}"
         raise IllegalTransition(msg) from None
-
-
-def let_go(lock: Lock, ending: Ending) -> Lock:
-    """Return `lock` as it is after that ending."""
-    return replace(lock, state=advance(lock.state, ending.event), ending=ending)
 
 
 def refusal(

@@ -5,14 +5,12 @@ import pytest
 from jupyter_comfy_lock.domain.lock import (
     ACTIVE,
     LETTING_GO,
-    Ending,
     HolderId,
     IllegalTransition,
     LockEvent,
     LockState,
     Mode,
     advance,
-    let_go,
     lock_to_json,
     refusal,
     who,
@@ -79,18 +77,11 @@ def test_a_lock_that_was_held_ends_only_drained_or_replaced_by_its_holders_next(
     }
 
 
-def test_a_lock_that_is_let_go_of_says_how_and_is_the_same_in_all_else():
-    lock, ending = a_lock(fence=7, name="a.ipynb"), Ending(event=E.FORCED, at=3.0, by="op")
-    after = let_go(lock, ending)
-    assert (after.state, after.ending) == (S.DRAINING, ending)
-    assert (after.fence, after.holder_id, after.name) == (7, lock.holder_id, "a.ipynb")
-    assert lock.state is S.HELD
-
-
 @pytest.mark.parametrize("event", sorted(LETTING_GO))
 def test_letting_go_twice_is_letting_go_once(event):
-    once = let_go(a_lock(), Ending(event=event, at=1.0))
-    assert let_go(once, Ending(event=event, at=1.0)) == once
+    once = advance(S.HELD, event)
+    assert once is S.DRAINING
+    assert advance(once, event) is once
 
 
 # -- room ----------------------------------------------------------------------------------------
