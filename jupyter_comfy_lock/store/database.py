@@ -86,8 +86,7 @@ class Database:
         )
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="comfy-lock-store")
         self._engine: Engine | None = None
-        # SQLite's own waiting backs off to 100 ms steps, which starves renewals; short random
-        # ones keep the longest wait under 150 ms with eight writers.
+        # Short random waits keep the longest one under 200 ms with eight writers that never rest.
         self._when_busy = Retrying(
             retry=retry_if_exception(self._is_busy) | retry_if_exception(_is_cut),
             wait=wait_random(0.0005, 0.003),

@@ -16,6 +16,9 @@ from jupyter_comfy_lock.store.place import refusal, untrusted_file_system
 
 #: Seconds between two looks at whether another process has written.
 _LOOK_EVERY_S = 0.02
+#: Seconds that SQLite itself waits for another writer, before `Database` tries again. Its steps
+#: start at 1 ms and grow to 100 ms, which would starve renewals; the first ones are cheap.
+_WAIT_IN_SQLITE_S = 0.01
 
 
 class SqliteFile:
@@ -40,7 +43,7 @@ class SqliteFile:
         engine = create_engine(
             URL.create("sqlite", database=str(self.path)),
             poolclass=StaticPool,
-            connect_args={"timeout": 0, "check_same_thread": False},
+            connect_args={"timeout": _WAIT_IN_SQLITE_S, "check_same_thread": False},
         )
         event.listen(engine, "connect", _on_connect)
         event.listen(engine, "begin", _on_begin)
