@@ -145,8 +145,6 @@ class Acquirer:
             EmptyPool, UnknownComfy, ComfyUnreachable, NotComfyUI, ComfyClosed, LockRefused,
             LockTimeout, ServerConsistencyError: nothing changed.
         """
-        if not self._upstreams:
-            raise EmptyPool
         current = self._held.by(wish.holder_id)
         if current is not None and wish.named in (None, current.comfy_id):
             if wish.any_mode:
@@ -175,6 +173,8 @@ class Acquirer:
 
     async def _acquire_living(self, wish: Wish, on_move: OnMove) -> Locked:
         """Acquire, and wait on for others if any will do and the one that comes is dead."""
+        if not self._upstreams:
+            raise EmptyPool
         until_s = None if wish.wait_s is None else time.monotonic() + wish.wait_s
         for _ in range(len(self._upstreams)):
             try:

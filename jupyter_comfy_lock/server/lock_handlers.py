@@ -27,6 +27,8 @@ class LocksHandler(ComfyLockHandler):
 
     #: The request, while it waits.
     _waiting: asyncio.Task[Locked] | None = None
+    #: Whether the journal tells what comes of the request.
+    _asked = False
 
     @allow_unauthenticated
     async def get(self) -> None:
@@ -55,6 +57,7 @@ class LocksHandler(ComfyLockHandler):
         holder = self.the_holder()
         wish = await self._wish(holder)
         moves: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._asked = True
         if not wish.waits:
             locked = await self.services.acquirer.acquire(wish)
             self.set_status(HTTPStatus.OK if locked.had_it else HTTPStatus.CREATED)
@@ -121,6 +124,11 @@ class LocksHandler(ComfyLockHandler):
         super().on_connection_close()
         if self._waiting is not None:
             self._waiting.cancel()
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Log what the journal has not told of already."""
+        if not (self._asked and isinstance(value, ComfyLockError)):
+            super().log_exception(typ, value, tb)
 
     def _locked_json(self, locked: Locked) -> dict[str, Any]:
         lock = self.lock_json(locked.lock, foreign_prompts=locked.foreign_prompts)
