@@ -279,7 +279,9 @@ class LockStore:
             self._moves.make_way(c, own.active, comfy.comfy_id, waiter.node_id)
         was = own.mode_on(comfy.comfy_id)
         lock = self._moves.take(c, waiter, comfy, waiter.ticket, was)
-        if was is Mode.EXCLUSIVE:
+        # Also one that drained, of an earlier life of this node.
+        mine = (each for each in own.active if each.comfy_id == comfy.comfy_id)
+        if any(each.mode is Mode.EXCLUSIVE for each in mine):
             # Others may share it from now on.
             self._changed(c, {comfy.comfy_id})
         return Grant(lock=lock, was=was)

@@ -258,9 +258,16 @@ ASKING = (
     Mutant(
         name="a downgrade tells nobody",
         file="store/locks.py",
-        old="        if was is Mode.EXCLUSIVE:\n",
+        old="        if any(each.mode is Mode.EXCLUSIVE for each in mine):\n",
         new="        if was is None:\n",
         tests=of(LOCKS, "r6_a_downgrade_lets_others_in"),
+    ),
+    Mutant(
+        name="an exclusive lock that drained and is replaced tells nobody",
+        file="store/locks.py",
+        old="        if any(each.mode is Mode.EXCLUSIVE for each in mine):\n",
+        new="        if was is Mode.EXCLUSIVE:\n",
+        tests=of(LOCKS, "r6_coming_back_to_a_node_that_had_it_exclusively_lets_others_in"),
     ),
     Mutant(
         name="a moved holder's node need not confirm",

@@ -460,6 +460,16 @@ async def test_r6_what_another_node_may_still_use_is_not_free_by_coming_back_to_
     assert isinstance(await outcome(site, waiting), Grant)
 
 
+async def test_r6_coming_back_to_a_node_that_had_it_exclusively_lets_others_in(site):
+    first, second = await site.join(), await site.join()
+    await first.take("k1", TWO, mode=EXCLUSIVE)
+    await second.take("k1", TWO)
+    waiting = await second.wait("k2", TWO)
+    # What was exclusive on this node ends, as nothing goes out under it any more.
+    await first.take("k1", TWO)
+    assert isinstance(await outcome(site, waiting), Grant)
+
+
 # -- R3 ------------------------------------------------------------------------------------------
 
 
