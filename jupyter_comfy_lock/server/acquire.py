@@ -29,7 +29,7 @@ from jupyter_comfy_lock.domain.outcome import Grant, LeaseLost, Waiting
 from jupyter_comfy_lock.domain.pool import Access, ComfyServer, Occupancy, ranked
 from jupyter_comfy_lock.domain.request import Request
 from jupyter_comfy_lock.server.debts import Debts
-from jupyter_comfy_lock.server.held import HeldLocks
+from jupyter_comfy_lock.server.held import Asked, HeldLocks
 from jupyter_comfy_lock.server.journal import LockJournal
 from jupyter_comfy_lock.server.keeper import LockKeeper
 from jupyter_comfy_lock.server.lease import NodeLease
@@ -151,9 +151,10 @@ class Acquirer:
                 wish = replace(wish, mode=current.mode)
             # The same request again is answered as it was before: the store knows how.
             again = wish.request_id == current.lock_id
-            suits = current.mode is wish.mode and self._suits(current, wish)
+            modes = {current.mode, self._held.usable(current).mode}
+            suits = modes == {wish.mode} and self._suits(current, wish)
             # Of one that waits for another, the newest wish counts: the store ends the older one.
-            moves = again or self._held.asks(wish.holder_id)
+            moves = again or self._asks(wish.holder_id)
             if suits and not moves and self._held.trusts(current):
                 return Locked(lock=current, chosen_by=wish.chosen_by, had_it=True, was=current.mode)
         try:
@@ -167,6 +168,13 @@ class Acquirer:
                 why=error.message,
             )
             raise
+
+    def _asks(self, holder_id: HolderId) -> bool:
+        """Whether requests of the holder are under way which will not be taken back anyway."""
+        return any(
+            asked.holder_id == holder_id and not self._debts.owes(lock_id)
+            for lock_id, asked in self._held.asking.items()
+        )
 
     def _suits(self, lock: Lock, wish: Wish) -> bool:
         return wish.labels <= find_upstream(self._upstreams, lock.comfy_id).comfy.labels
@@ -201,10 +209,14 @@ class Acquirer:
             wants=candidates.usable,
             name=wish.name,
         )
-        if request.lock_id in self._held.asking:
+        if request.lock_id in self._held.asking and not self._debts.owes(request.lock_id):
             raise BadRequest(field="request_id", why="is that of a request that is under way")
         began_s = time.monotonic()
-        self._held.asking[request.lock_id] = request.holder_id
+        self._held.asking[request.lock_id] = Asked(
+            holder_id=request.holder_id,
+            mode=request.mode,
+            comfy_ids=[each.comfy_id for each in request.wants],
+        )
         try:
             before = self._held.by(wish.holder_id)
             grant = await self._grant(request, wish, before, on_move)
@@ -215,8 +227,8 @@ class Acquirer:
                 raise _and_the_others(error, candidates.unusable) from None
             raise
         finally:
-            self._held.asking.pop(request.lock_id, None)
-            self._held.revoked.pop(request.lock_id, None)
+            if not self._debts.owes(request.lock_id):
+                self._held.answered(request.lock_id)
 
     async def _candidates(self, wish: Wish) -> Candidates:
         if wish.named is not None:
@@ -249,9 +261,6 @@ class Acquirer:
 
         `before` is what the holder has now.
         """
-        if before is not None and before.mode is Mode.EXCLUSIVE and wish.mode is Mode.SHARED:
-            # From the moment of the grant others may share it; what needs it alone must not pass.
-            self._held.share(before)
         place = self._line.add(request.lock_id, wish.holder_id, on_move) if wish.waits else None
         try:
             async with asyncio.timeout(wish.wait_s if wish.waits else None):
@@ -267,44 +276,29 @@ class Acquirer:
                 same = kept is not None and kept.comfy_id == lock.comfy_id
                 return Grant(lock=lock, was=kept.mode if kept is not None and same else None)
         except TimeoutError:
-            raise await asyncio.shield(self._out_of_time(request, wish, before)) from None
+            raise await asyncio.shield(self._out_of_time(request, wish)) from None
         except BaseException as error:
             # Also when the caller is cancelled: a lock that nobody knows of must not stay.
             stands = place is not None and place.stands_there
             refused = isinstance(error, ComfyLockError) and not isinstance(error, StoreUnavailable)
             if stands or not refused:
-                await asyncio.shield(self._give_up(request, before, LockEvent.RELEASED))
-            else:
-                self._keep(before)
+                taken_back = self._debts.take_back(request.lock_id, LockEvent.RELEASED)
+                await asyncio.shield(taken_back)
             raise
         finally:
             if place is not None:
                 self._line.remove(request.lock_id)
                 place.close()
 
-    async def _out_of_time(
-        self, request: Request, wish: Wish, before: Lock | None
-    ) -> ComfyLockError:
+    async def _out_of_time(self, request: Request, wish: Wish) -> ComfyLockError:
         error: ComfyLockError
         try:
             error = await self._timed_out(request, wish.wait_s or 0.0)
         except StoreUnavailable as away:
             error = away
-        await self._give_up(request, before, LockEvent.TIMED_OUT)
+        # Its turn may have come after all.
+        await self._debts.take_back(request.lock_id, LockEvent.TIMED_OUT)
         return error
-
-    async def _give_up(self, request: Request, before: Lock | None, event: LockEvent) -> None:
-        """Take a request back; its turn may have come after all."""
-        if await self._debts.take_back(request.lock_id, event):
-            self._keep(before)
-
-    def _keep(self, lock: Lock | None) -> None:
-        """Go on as before with the lock that the holder had, unless it has it no more."""
-        if lock is None or not self._held.has(lock):
-            return
-        # Another request may just now make it a shared one.
-        if not self._held.asks(lock.holder_id, more_than=1):
-            self._held.put(lock)
 
     async def _ask(self, request: Request, *, wait: bool) -> Grant | Waiting:
         looked = False
@@ -353,9 +347,7 @@ class Acquirer:
             if not used:
                 await asyncio.shield(self._give_back(lock, before))
             raise
-        # Another request may have made it a shared one already, and not know it yet.
-        sure = not self._held.asks(lock.holder_id, more_than=1)
-        self._held.put(lock if sure else replace(lock, mode=Mode.SHARED))
+        self._held.put(lock)
         self._debts.forgive(lock.lock_id)
         if not used:
             self._journal.granted(lock, waited_s=waited_s)

@@ -30,16 +30,14 @@ class Debts:
         #: Locks under which nothing more goes out.
         self._unconfirmed: set[LockId] = set()
 
-    async def take_back(self, lock_id: LockId, event: LockEvent) -> bool:
-        """Take a request back, and the lock that it may have led to; whether that is done."""
-        self._requests.discard(lock_id)
+    async def take_back(self, lock_id: LockId, event: LockEvent) -> None:
+        """Take a request back, and the lock that it may have led to; if need be later."""
+        self.forgive(lock_id)
         try:
             await self.withdraw(lock_id, event)
         except StoreUnavailable as error:
             self._log.error("A lock is given back later: %s", error)
             self._requests.add(lock_id)
-            return False
-        return True
 
     async def withdraw(self, lock_id: LockId, event: LockEvent) -> Lock | None:
         """Take a request back; return the lock that it had led to.
@@ -85,6 +83,10 @@ class Debts:
         """Take a request back soon."""
         self._requests.add(lock_id)
 
+    def owes(self, lock_id: LockId) -> bool:
+        """Whether a request is to be taken back still: nobody knows what became of it."""
+        return lock_id in self._requests
+
     def forgive(self, lock_id: LockId) -> None:
         """Do not take a request back: it was asked again, and its lock is used."""
         self._requests.discard(lock_id)
@@ -109,4 +111,5 @@ class Debts:
             if lock_id in self._requests:
                 await self.withdraw(lock_id, LockEvent.RELEASED)
                 self._requests.discard(lock_id)
+                self._held.answered(lock_id)
         await self.confirm(())

@@ -1,7 +1,7 @@
 """What this Jupyter server knows of its holders' locks, so that the store need not be asked."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
 from jupyter_comfy_lock.domain.errors import NoLock, StaleLock, StoreUnavailable
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockId, Mode
@@ -9,6 +9,16 @@ from jupyter_comfy_lock.server.lease import NodeLease
 
 #: Told of each change: the holder, its lock now, and why it changed when it was not asked for.
 OnChange = Callable[[HolderId, Lock | None, str | None], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request that is under way."""
+
+    holder_id: HolderId
+    mode: Mode
+    #: Any of these will do.
+    comfy_ids: Collection[ComfyId]
 
 
 class HeldLocks:
@@ -26,8 +36,9 @@ class HeldLocks:
         self._newest: dict[HolderId, int] = {}
         #: Why a holder's last lock was lost, until it is told.
         self._lost: dict[HolderId, tuple[Lock, str]] = {}
-        #: Requests that are under way, so that news of them are no surprise, and whose they are.
-        self.asking: dict[LockId, HolderId] = {}
+        #: Requests that are under way, so that news of them are no surprise; also those of which
+        #: nobody knows yet what the store did with them.
+        self.asking: dict[LockId, Asked] = {}
         #: Why a lock was taken away that was granted and is not used yet.
         self.revoked: dict[LockId, str] = {}
         #: Locks that were let go of here, and may drain still.
@@ -50,6 +61,18 @@ class HeldLocks:
         if not self.trusts(lock):
             why = "this Jupyter server could not renew its lease in time"
             raise StaleLock(lock.comfy_id, lock.fence, why)
+        return self.usable(lock)
+
+    def usable(self, lock: Lock) -> Lock:
+        """Return a lock in the mode in which it may be used now.
+
+        From the moment in which a request of its holder for the same ComfyServer is granted, others
+        may share it: what needs it alone must not pass while nobody knows whether it was.
+        """
+        for lock_id, asked in self.asking.items():
+            mine = asked.holder_id == lock.holder_id and lock_id != lock.lock_id
+            if mine and asked.mode is Mode.SHARED and lock.comfy_id in asked.comfy_ids:
+                return replace(lock, mode=Mode.SHARED)
         return lock
 
     def trusts(self, lock: Lock) -> bool:
@@ -59,9 +82,14 @@ class HeldLocks:
         """
         return self._lease.fresh and lock.node_id == self._lease.node_id
 
-    def asks(self, holder_id: HolderId, *, more_than: int = 0) -> bool:
+    def asks(self, holder_id: HolderId) -> bool:
         """Whether requests of the holder are under way, which may replace what it has."""
-        return list(self.asking.values()).count(holder_id) > more_than
+        return any(asked.holder_id == holder_id for asked in self.asking.values())
+
+    def answered(self, lock_id: LockId) -> None:
+        """Note that a request is under way no more: what came of it is known."""
+        self.asking.pop(lock_id, None)
+        self.revoked.pop(lock_id, None)
 
     def revoke(self, lock_id: LockId, why: str) -> bool:
         """Have a lock not used that was granted and is not ready yet; whether it is such a one."""
@@ -71,8 +99,8 @@ class HeldLocks:
 
     def revoke_all(self, holder_id: HolderId, why: str) -> None:
         """Do so with all that the holder's requests lead to that are under way."""
-        for lock_id, whose in self.asking.items():
-            if whose == holder_id:
+        for lock_id, asked in self.asking.items():
+            if asked.holder_id == holder_id:
                 self.revoked[lock_id] = why
 
     def by(self, holder_id: HolderId) -> Lock | None:
@@ -105,10 +133,6 @@ class HeldLocks:
     def drop(self, holder_id: HolderId) -> Lock | None:
         """Stop to forward for a holder; return the lock that it had."""
         return self._held.pop(holder_id, None)
-
-    def share(self, lock: Lock) -> None:
-        """Forward what needs an exclusive lock no longer: it is about to be shared."""
-        self._held[lock.holder_id] = replace(lock, mode=Mode.SHARED)
 
     def go_on(self, lock: Lock | None, failure: StoreUnavailable) -> None:
         """Go on with a lock that could not be ended, if it surely was not."""
