@@ -8,7 +8,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -222,16 +222,37 @@ def queue_ids(queue: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return running, [str(item[1]) for item in waiting]
 
 
+def prompt_of(task_id: str, items: Iterable[Any]) -> str | None:
+    """Return the id of the prompt that was sent for a task; None if it is not among them.
+
+    `items` are those of `GET /queue`, or the `prompt` of entries of `GET /history`.
+    """
+    return next(
+        (str(item[1]) for item in _items(list(items)) if _tag(item).get("task_id") == task_id),
+        None,
+    )
+
+
+def queue_items(queue: Mapping[str, Any]) -> list[Any]:
+    """Return the prompts of `GET /queue`, running and waiting, in no order."""
+    return [*_items(queue.get("queue_running")), *_items(queue.get("queue_pending"))]
+
+
+def history_items(history: Mapping[str, Any]) -> list[Any]:
+    """Return the prompts of `GET /history`, as items like those of the queue."""
+    return [_mapping(entry).get("prompt") for entry in history.values()]
+
+
 def queue_tags(queue: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the prompts of `GET /queue`, running and waiting, each with the tag that we gave it.
 
     The tag of a prompt that did not come through a gateway is empty.
     """
-    items = _items(queue.get("queue_running")) + _items(queue.get("queue_pending"))
-    return [
-        (str(item[1]), _mapping(_mapping(item[3] if len(item) > 3 else None).get(TAG)))
-        for item in items
-    ]
+    return [(str(item[1]), _tag(item)) for item in queue_items(queue)]
+
+
+def _tag(item: list[Any]) -> Mapping[str, Any]:
+    return _mapping(_mapping(item[3] if len(item) > 3 else None).get(TAG))
 
 
 def _items(items: Any) -> list[list[Any]]:

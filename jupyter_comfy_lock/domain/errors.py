@@ -22,6 +22,7 @@
   - InvalidWorkflow          not a workflow that ComfyUI could run
   - PromptRejected           ComfyUI refused the prompt
   - UnknownTask, UnknownFile
+  - CannotInterrupt          its ComfyUI is too old to stop that task without stopping others'
   - TaskFailed, TaskCancelled, TaskLost   how a task ended, for whoever waits for it
   - StoreUnavailable         locks and tasks cannot be read or written now
 
@@ -352,6 +353,26 @@ class UnknownTask(ComfyLockError):
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"This kernel has no task {task_id!r}.", task_id=task_id)
+
+
+class CannotInterrupt(ComfyLockError):
+    """A task that runs cannot be stopped without stopping what may be another kernel's (R4)."""
+
+    code = "cannot_interrupt"
+    http_status_hint = 409
+
+    def __init__(self, comfy_id: str, version: str, task_ids: Iterable[str]) -> None:
+        named = sorted(task_ids)
+        what, it = ("Task", "it") if len(named) == 1 else ("Tasks", "they")
+        super().__init__(
+            f"{what} {', '.join(named)} cannot be stopped: ComfyUI {version} on ComfyServer "
+            f"{comfy_id!r} can only stop whatever runs, and that may be another kernel's a moment "
+            f"from now; {it} will run to the end. To stop what runs there, lock {comfy_id!r} "
+            "exclusively before sending, or upgrade its ComfyUI to 0.3.57 or newer.",
+            comfy_id=comfy_id,
+            version=version,
+            task_ids=named,
+        )
 
 
 class UnknownFile(ComfyLockError):

@@ -8,9 +8,6 @@ from typing import Any
 from jupyter_comfy_lock.domain.line import Waiter, by_comfy, line, waiter_to_json
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock
 
-#: The first ComfyUI that can interrupt one prompt and takes the prompt id we give it.
-MINIMUM_VERSION = (0, 3, 57)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComfyServer:
@@ -51,16 +48,6 @@ class ComfyStatus:
     #: Prompts waiting and running, anybody's.
     queue_remaining: int | None = None
     epoch: int = 1
-
-
-def version_number(text: str | None) -> tuple[int, ...]:
-    """Return "0.3.75" or "v0.3.75-4-gabc" as (0, 3, 75); () for what is no version."""
-    number: list[int] = []
-    for part in (text or "").removeprefix("v").split("-")[0].split("."):
-        if not part.isdigit():
-            break
-        number.append(int(part))
-    return tuple(number)
 
 
 class Access(StrEnum):

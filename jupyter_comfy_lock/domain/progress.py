@@ -27,6 +27,8 @@ class Progress:
     maximum: float = 0.0
     #: Number of the newest preview frame; 0 while there is none.
     preview: int = 0
+    #: The ComfyServer tells of each node by itself; one before 0.3.45 only of the next one.
+    by_node: bool = False
 
     def after(self, message: Message) -> "Progress":
         """Return the progress once `message`, about this task, has come."""
@@ -34,7 +36,9 @@ class Progress:
             case CachedNodes(nodes=nodes):
                 return replace(self, done=self._with(nodes))
             case Executing(node=str(node)):
-                return replace(self, node_id=node, value=0.0, maximum=0.0)
+                over = () if self.by_node or self.node_id in (None, node) else (self.node_id,)
+                done = self._with(over)
+                return replace(self, node_id=node, value=0.0, maximum=0.0, done=done)
             case StepProgress(node=node, value=value, maximum=maximum):
                 return replace(self, node_id=node, value=value, maximum=maximum)
             case GraphProgress(nodes=nodes):
@@ -70,12 +74,12 @@ class Progress:
             # Its steps are part of what is done now, and count once.
             over = self.node_id in done
             value, maximum = (0.0, 0.0) if over else (self.value, self.maximum)
-            return replace(self, done=done, value=value, maximum=maximum)
+            return replace(self, done=done, value=value, maximum=maximum, by_node=True)
         # Several may run at once; stay with the one that is shown, so that the bar does not jump.
         node, value, maximum = next(
             (each for each in running if each[0] == self.node_id), running[-1]
         )
-        return replace(self, done=done, node_id=node, value=value, maximum=maximum)
+        return replace(self, done=done, node_id=node, value=value, maximum=maximum, by_node=True)
 
     def _with(self, nodes: Iterable[str]) -> frozenset[str]:
         # Expanded nodes have ids that are not in the prompt, such as "1.0.0.2": not counted.

@@ -115,7 +115,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One prompt of one holder. Its id is the prompt's."""
+    """One prompt of one holder. Its id is the prompt's, but for `given_id`."""
 
     task_id: TaskId
     holder_id: HolderId
@@ -133,6 +133,13 @@ class Task:
     #: Output nodes that ComfyUI refused while it runs the rest: `{node id: its node_errors}`.
     dropped: Mapping[str, Any] = field(default_factory=dict)
     cancel_requested: bool = False
+    #: The id that ComfyUI gave the prompt, where it did not take ours; None until it is known.
+    given_id: str | None = None
+
+    @property
+    def prompt_id(self) -> str:
+        """What the ComfyServer calls it."""
+        return self.given_id or self.task_id
 
     @property
     def comfy_id(self) -> ComfyId:

@@ -12,6 +12,7 @@ from jupyter_comfy_lock.embedded.files import Folders
 from jupyter_comfy_lock.embedded.hub import Hub
 from jupyter_comfy_lock.embedded.nodes.spec import NodeSpec
 from jupyter_comfy_lock.embedded.queue import PromptQueue
+from jupyter_comfy_lock.embedded.versions import ComfyVersion
 
 
 @dataclass(slots=True)
@@ -24,6 +25,7 @@ class ServerState:
     queue: PromptQueue
     hub: Hub
     features: Mapping[str, Any]
+    version: ComfyVersion
     settings: dict[str, Any] = field(default_factory=dict)
     _number: int = 0
 

@@ -295,7 +295,7 @@ class _Run:
         self.hub.send_to_owner(event, {**data, "prompt_id": self.job.prompt_id})
 
     def _broadcast_progress(self, data: Mapping[str, Any]) -> None:
-        self.hub.send("progress_state", data, self.hub.client_id)
+        self.hub.send_graph(data)
 
     def raise_if_interrupted(self) -> None:
         """Stop here if somebody asked to."""

@@ -12,6 +12,8 @@ from typing import Any
 
 from aiohttp import ClientError, WSCloseCode, WSMsgType, web
 
+from jupyter_comfy_lock.embedded.versions import ComfyVersion
+
 _log = logging.getLogger(__name__)
 
 #: What the server can do, told to clients that ask and at `/features`.
@@ -35,9 +37,15 @@ class Hub:
     one socket that does not read holds up all others.
     """
 
-    def __init__(self, queue_remaining: Callable[[], int], features: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        queue_remaining: Callable[[], int],
+        features: Mapping[str, Any],
+        version: ComfyVersion | None = None,
+    ) -> None:
         self._queue_remaining = queue_remaining
         self._features = features
+        self._version = version or ComfyVersion()
         self._sockets: dict[str, web.WebSocketResponse] = {}
         self._client_features: dict[str, Mapping[str, Any]] = {}
         self._open: dict[web.WebSocketResponse, web.Request] = {}
@@ -72,6 +80,11 @@ class Hub:
     def supports(self, client_id: Any, feature: str) -> bool:
         """Whether that client said, literally `true`, that it supports `feature`."""
         return self._client_features.get(client_id, {}).get(feature) is True
+
+    def send_graph(self, data: Mapping[str, Any]) -> None:
+        """Tell the running prompt's client, or everybody, how each of its nodes is."""
+        if self._version.tells_of_each_node:
+            self.send("progress_state", data, self.client_id)
 
     def send_status(self) -> None:
         """Tell everybody how many prompts wait or run."""
@@ -128,7 +141,8 @@ class Hub:
         """Read until the end; only a first message of feature flags means anything."""
         is_first = True
         async for message in socket:
-            if message.type is not WSMsgType.TEXT or not is_first:
+            deaf = not self._version.tells_of_each_node
+            if message.type is not WSMsgType.TEXT or not is_first or deaf:
                 continue
             data = _json_object(message.data)
             if data is None:

@@ -15,9 +15,6 @@ from aiohttp import web
 from jupyter_comfy_lock.embedded.app_keys import STATE
 from jupyter_comfy_lock.embedded.nodes.spec import object_info
 
-#: The ComfyUI whose behaviour this server follows.
-COMFYUI_VERSION = "0.33.0"
-
 _MODEL_FOLDERS = ("checkpoints", "loras", "vae", "text_encoders", "diffusion_models", "embeddings")
 _PICTURES_SHOWN = 12
 
@@ -67,7 +64,7 @@ async def system_stats(request: web.Request) -> web.Response:
         "os": sys.platform,
         "ram_total": total,
         "ram_free": free,
-        "comfyui_version": COMFYUI_VERSION,
+        "comfyui_version": request.app[STATE].version.text,
         "required_frontend_version": None,
         "installed_templates_version": None,
         "required_templates_version": None,
@@ -113,6 +110,8 @@ def _memory() -> tuple[int, int]:
 
 async def features(request: web.Request) -> web.Response:
     """What this server can do."""
+    if not request.app[STATE].version.tells_of_each_node:
+        return await nothing_here(request)
     return web.json_response(dict(request.app[STATE].features))
 
 
@@ -191,7 +190,7 @@ async def page(request: web.Request) -> web.Response:
     shown = "".join(_figure(x) for x in pictures[:_PICTURES_SHOWN])
     body = _PAGE.format(
         name=html.escape(state.name),
-        version=COMFYUI_VERSION,
+        version=state.version.text,
         running=len(state.queue.running()),
         waiting=len(state.queue.waiting()),
         pictures=shown or "<p>No pictures yet.</p>",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from json import JSONDecodeError
 from typing import Any
 
@@ -12,6 +13,9 @@ from aiohttp import web
 from jupyter_comfy_lock.embedded import jobs, prompts
 from jupyter_comfy_lock.embedded.app_keys import STATE
 from jupyter_comfy_lock.embedded.queue import Job, PromptQueue
+from jupyter_comfy_lock.embedded.versions import ComfyVersion
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: Taken out of extra_data before anybody can read it.
 _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
@@ -19,6 +23,7 @@ _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 
 def routes() -> list[web.RouteDef]:
     """Return the routes that ComfyUI has both bare and below /api."""
+    jobs_since, cancels_since = (lambda v: v.has_jobs), (lambda v: v.cancels_jobs)
     return [
         web.get("/prompt", get_prompt),
         web.post("/prompt", post_prompt),
@@ -29,10 +34,10 @@ def routes() -> list[web.RouteDef]:
         web.post("/history", post_history),
         web.post("/interrupt", post_interrupt),
         web.post("/free", post_free),
-        web.get("/api/jobs", get_jobs),
-        web.get("/api/jobs/{job_id}", get_job),
-        web.post("/api/jobs/cancel", cancel_jobs),
-        web.post("/api/jobs/{job_id}/cancel", cancel_job),
+        web.get("/api/jobs", _since(jobs_since, get_jobs)),
+        web.get("/api/jobs/{job_id}", _since(jobs_since, get_job)),
+        web.post("/api/jobs/cancel", _since(cancels_since, cancel_jobs)),
+        web.post("/api/jobs/{job_id}/cancel", _since(cancels_since, cancel_job)),
     ]
 
 
@@ -54,10 +59,10 @@ async def post_prompt(request: web.Request) -> web.Response:
     number = state.next_number(body)
     if "prompt" not in body:
         return _refused(prompts.NO_PROMPT)
-    prompt_id = body.get("prompt_id")
+    prompt_id = body.get("prompt_id") if state.version.takes_ids else None
     if prompt_id is None:
         prompt_id = str(uuid.uuid4())
-    elif not prompts.is_prompt_id(prompt_id):
+    elif state.version.checks_ids and not prompts.is_prompt_id(prompt_id):
         return _refused(prompts.INVALID_PROMPT_ID)
     prompt = body["prompt"]
     targets = body.get("partial_execution_targets")
@@ -136,7 +141,8 @@ async def post_interrupt(request: web.Request) -> web.Response:
         body = await request.json()
     except JSONDecodeError:
         body = {}
-    _queue(request).interrupt(body.get("prompt_id") or None)
+    named = body.get("prompt_id") if request.app[STATE].version.interrupts_one else None
+    _queue(request).interrupt(named or None)
     return web.Response()
 
 
@@ -146,6 +152,17 @@ async def post_free(request: web.Request) -> web.Response:
     if body.get("free_memory"):
         _queue(request).ask_to_free_memory()
     return web.Response()
+
+
+def _since(has_it: Callable[[ComfyVersion], bool], handler: Handler) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if has_it(request.app[STATE].version):
+            return await handler(request)
+        # Files are served at all other paths, which can only be read.
+        reads = request.method == "GET"
+        return web.Response(status=404 if reads else 405, content_type="application/octet-stream")
+
+    return handle
 
 
 async def get_jobs(request: web.Request) -> web.Response:

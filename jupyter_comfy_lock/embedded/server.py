@@ -26,6 +26,7 @@ from jupyter_comfy_lock.embedded.nodes import BUILT_IN
 from jupyter_comfy_lock.embedded.nodes.spec import NodeSpec
 from jupyter_comfy_lock.embedded.origin import guard
 from jupyter_comfy_lock.embedded.queue import PromptQueue
+from jupyter_comfy_lock.embedded.versions import NEWEST, ComfyVersion
 
 MAX_BODY_BYTES = 100 * 1024 * 1024
 
@@ -46,6 +47,7 @@ class EmbeddedComfy:
     Any number may run in one process; they share nothing. Without `base_directory` the files
     are in a temporary folder that goes away at the end. `nodes` are added to the built-in
     ones, or replace those of the same class. `middlewares` are aiohttp's, outermost first.
+    `version` has it behave as that older ComfyUI does (see `versions`).
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class EmbeddedComfy:
         nodes: Iterable[NodeSpec] = (),
         middlewares: Sequence[Middleware] = (),
         max_body_bytes: int = MAX_BODY_BYTES,
+        version: str = NEWEST,
     ) -> None:
         self.name = name
         self.host = host
@@ -67,6 +70,7 @@ class EmbeddedComfy:
         self._nodes = {x.class_type: x for x in (*BUILT_IN, *nodes)}
         self._middlewares = middlewares
         self._max_body_bytes = max_body_bytes
+        self._version = ComfyVersion(version)
         self._stack: contextlib.AsyncExitStack | None = None
 
     @property
@@ -86,8 +90,10 @@ class EmbeddedComfy:
             stack.callback(folders.wipe_temp)
             queue = PromptQueue(lambda: hub.send_status())
             features = {**FEATURES, "max_upload_size": self._max_body_bytes}
-            hub = Hub(queue.remaining, features)
-            state = ServerState(self.name, self._nodes, folders, queue, hub, features)
+            hub = Hub(queue.remaining, features, self._version)
+            state = ServerState(
+                self.name, self._nodes, folders, queue, hub, features, self._version
+            )
             hub.start()
             runner = web.AppRunner(self._app(state), access_log=None, shutdown_timeout=1.0)
             stack.push_async_callback(runner.cleanup)

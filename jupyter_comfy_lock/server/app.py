@@ -233,19 +233,20 @@ class ComfyLock(ExtensionApp):
         homes: dict[ComfyId, list[str]] = {}
         for live in self._tasks.pending():
             if live.task.comfy_id in self._upstreams:
-                homes.setdefault(live.task.comfy_id, []).append(live.task.task_id)
+                homes.setdefault(live.task.comfy_id, []).append(live.task.prompt_id)
         if homes:
             asyncio.run(self._cancel_afresh(homes))
 
     async def _cancel_afresh(self, homes: dict[ComfyId, list[str]]) -> None:
         async with new_session(ResolverWithoutThreads()) as session:
 
-            async def cancel(comfy_id: ComfyId, task_ids: list[str]) -> None:
+            async def cancel(comfy_id: ComfyId, prompt_ids: list[str]) -> None:
                 known = self._upstreams[comfy_id]
                 upstream = Upstream(known.comfy, session)
                 upstream.status = known.status
                 with contextlib.suppress(ComfyLockError):
-                    await upstream.cancel(task_ids)
+                    # Who has it to himself only the store knows, which is closed.
+                    await upstream.cancel(dict.fromkeys(prompt_ids, False))
 
             cancelling = asyncio.gather(*(cancel(*each) for each in homes.items()))
             with contextlib.suppress(TimeoutError):
@@ -264,7 +265,7 @@ class ComfyLock(ExtensionApp):
             await self._locks.release(holder.holder_id, LockEvent.HOLDER_GONE)
             # One that was being recorded while the others were cancelled; from here on none comes.
             for live in self._tasks.pending(holder.holder_id):
-                if not live.task.cancel_requested:
+                if not (live.task.cancel_requested or live.cannot_stop):
                     self._tasks.in_background(self._tasks.cancel(live, f"its kernel ended: {why}"))
             self._streams.close(holder.holder_id)
             self._events.close(holder.holder_id)

@@ -90,6 +90,7 @@ class Follower:
         try:
             # Queue first, then history: a prompt moves from one to the other in one step, so
             # that one which ends in between is found in the second.
+            await self._name(upstream, lives)
             running, waiting = await upstream.queue()
             for live in lives:
                 await self._place(upstream, live, running, waiting)
@@ -101,13 +102,20 @@ class Follower:
         else:
             self._silent_since_s.pop(comfy_id, None)
 
+    async def _name(self, upstream: Upstream, lives: list[LiveTask]) -> None:
+        """Find out what the prompts are called whose answers were lost."""
+        for live in lives:
+            if live.task.given_id is None and not upstream.can.takes_ids:
+                found = await upstream.find(live.task.task_id)
+                await self._tasks.called(live, found or live.task.task_id)
+
     async def _place(
         self, upstream: Upstream, live: LiveTask, running: list[str], waiting: list[str]
     ) -> None:
-        task_id = live.task.task_id
-        if task_id in running or task_id in waiting:
+        prompt_id = live.task.prompt_id
+        if prompt_id in running or prompt_id in waiting:
             live.absent_since_s = None
-            if task_id in running:
+            if prompt_id in running:
                 self._tasks.move(live, TaskState.RUNNING)
             elif live.task.state is not TaskState.RUNNING:
                 self._tasks.move(live, TaskState.QUEUED)
@@ -116,14 +124,14 @@ class Follower:
             if live.task.cancel_requested:
                 await self._tasks.insist(live)
             return
-        entry = await upstream.history(task_id)
+        entry = await upstream.history(prompt_id)
         if entry is not None:
             await self._tasks.end(live, outcome(entry))
         elif live.task.pending and not live.finishing:
             await self._absent(upstream, live)
 
     async def _count(self, live: LiveTask, queue: list[str]) -> None:
-        before = queue[: queue.index(live.task.task_id)]
+        before = queue[: queue.index(live.task.prompt_id)]
         mine = (await self._tasks.belongings(live.task.holder_id)).ids
         ahead = (len(before), sum(each in mine for each in before))
         if ahead != live.ahead:

@@ -30,6 +30,8 @@ class LiveTask:
     absent_since_s: float | None = None
     #: Somebody is reading its history entry already.
     finishing: bool = False
+    #: Its ComfyUI cannot stop it while it runs without stopping others' prompts.
+    cannot_stop: bool = False
     #: Why it is being cancelled, for its reason.
     cancel_reason: str = "cancelled"
     #: Monotonic seconds at which its cancellation was last asked for.

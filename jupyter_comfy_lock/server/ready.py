@@ -39,5 +39,6 @@ async def clear_of_others(
             why = f"{len(others)} prompt(s) of former holders do not end: {', '.join(others[:3])}"
             raise LockRefused(lock.comfy_id, why, ())
         log.warning("Cancelling what former holders left on %s: %s", lock.comfy_id, others)
-        await upstream.cancel(others)
+        # Whatever the gateways let run there was a former holder's: the new one waits for this.
+        await upstream.cancel(dict.fromkeys(others, True))
         await asyncio.sleep(_LOOK_EVERY_S)

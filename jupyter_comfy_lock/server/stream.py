@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from logging import Logger
 from uuid import uuid4
 
@@ -29,6 +29,8 @@ class HolderStream:
         self.client_id = ""
         self._on_frame = on_frame
         self._log = log
+        self._holding = 0
+        self._held: list[Frame] = []
         self._connected = asyncio.Event()
         self._reading = Background(self._read_for_ever)
         self._reading.start()
@@ -43,6 +45,20 @@ class HolderStream:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._connected.wait(), timeout_s)
         return self.connected
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep what comes within the block, and hand it on after it, in its order.
+
+        For while a prompt is sent to a ComfyUI that names it: news of it may overtake the answer.
+        """
+        self._holding += 1
+        try:
+            yield
+        finally:
+            self._holding -= 1
+            while self._held and not self._holding:
+                self._hand_on(self._held.pop(0))
 
     async def close(self) -> None:
         """Close the socket for good."""
@@ -75,6 +91,9 @@ class HolderStream:
                 self._connected.clear()
 
     def _hand_on(self, frame: Frame) -> None:
+        if self._holding:
+            self._held.append(frame)
+            return
         try:
             self._on_frame(frame)
         except Exception:  # noqa: BLE001 - logged

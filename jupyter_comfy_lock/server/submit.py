@@ -1,6 +1,7 @@
 """Submitting a prompt: record it, send it once, say what was refused."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -108,9 +109,10 @@ class Submitter:
         try:
             self._locks.check(holder_id, name)
             body = _body(task, prompt, extra_data, options, self._locks.store_id)
-            answer = await self._send(upstream, live, body)
-            if answer is not None:
-                await self._answered(live, answer, prompt)
+            with _news_kept(upstream, stream):
+                answer = await self._send(upstream, live, body)
+                if answer is not None:
+                    await self._answered(live, answer, prompt)
         except ComfyLockError as error:
             await self._tasks.end(live, Outcome(state=TaskState.REJECTED, reason=error.message))
             raise
@@ -163,12 +165,11 @@ class Submitter:
             if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 return answer
             # ComfyUI may answer 500 to a prompt that it has queued.
-            if not await self._arrived(upstream, live.task.task_id):
-                return answer
-            return Answer(HTTPStatus.OK, {"prompt_id": live.task.task_id})
+            found = await upstream.find(live.task.task_id)
+            return Answer(HTTPStatus.OK, {"prompt_id": found}) if found else answer
         try:
-            if await self._arrived(upstream, live.task.task_id):
-                return Answer(HTTPStatus.OK, {"prompt_id": live.task.task_id})
+            if found := await upstream.find(live.task.task_id):
+                return Answer(HTTPStatus.OK, {"prompt_id": found})
             # Much time may have gone by (R7).
             self._locks.check(live.task.holder_id, live.task.name)
             return await upstream.submit(body)
@@ -178,12 +179,6 @@ class Submitter:
             # Cut off twice: whoever follows the task will find out what became of it.
             live.sent = True
             return None
-
-    async def _arrived(self, upstream: Upstream, prompt_id: str) -> bool:
-        running, waiting = await upstream.queue()
-        if prompt_id in running or prompt_id in waiting:
-            return True
-        return await upstream.history(prompt_id) is not None
 
     async def _unknown(self, task: Task, prompt: Mapping[str, Any]) -> dict[str, str]:
         """Return the nodes whose class the ComfyServer does not have, with that class."""
@@ -208,6 +203,9 @@ class Submitter:
             )
             await self._tasks.end(live, Outcome(state=TaskState.REJECTED, reason=error.message))
             raise error
+        prompt_id = answer.body.get("prompt_id")
+        if isinstance(prompt_id, str) and prompt_id:
+            await self._tasks.called(live, prompt_id)
         dropped = answer.body.get("node_errors")
         if isinstance(dropped, dict) and dropped:
             refused = {
@@ -217,6 +215,15 @@ class Submitter:
             kept = [node for node in live.classes if node not in refused | set(dropped)]
             live.progress = Progress(needed=live.progress.needed & frozenset(kept))
         self._tasks.accepted(live)
+
+
+def _news_kept(
+    upstream: Upstream, stream: HolderStream | None
+) -> contextlib.AbstractContextManager[None]:
+    """Keep what a holder's stream says until its prompt has a name, where ComfyUI gives that."""
+    if stream is None or upstream.can.takes_ids:
+        return contextlib.nullcontext()
+    return stream.hold()
 
 
 def _body(
@@ -234,7 +241,9 @@ def _body(
         "extra_data": {
             **(extra_data or {}),
             # Lets an operator, or another installation, see whose a prompt in the queue is.
+            # An older ComfyUI gives the prompt an id of its own: this tells which it is.
             TAG: {
+                "task_id": task.task_id,
                 "store_id": store_id,
                 "holder_id": task.holder_id,
                 "fence": task.lock.fence,

@@ -19,12 +19,13 @@ from tenacity import (
 
 from jupyter_comfy_lock.domain import comfy as says
 from jupyter_comfy_lock.domain.errors import (
+    CannotInterrupt,
     ComfyLockError,
     ComfyUnreachable,
     StoreUnavailable,
     UnknownTask,
 )
-from jupyter_comfy_lock.domain.lock import ComfyId, HolderId
+from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Mode
 from jupyter_comfy_lock.domain.task import (
     Outcome,
     Task,
@@ -58,14 +59,14 @@ _REMEMBER = 500
 class Belongings:
     """What of any ComfyServer a holder may see (R4)."""
 
-    #: Its prompts.
-    ids: set[str] = field(default_factory=set)
+    #: The ids of its prompts as ComfyUI knows them, with the tasks they are of.
+    ids: dict[str, TaskId] = field(default_factory=dict)
     #: The files that its tasks left, by (filename, subfolder, type), with the task they are of.
     files: dict[tuple[str, str, str], TaskId] = field(default_factory=dict)
 
     def add(self, task: Task, outputs: Mapping[str, Any] | None = None) -> None:
         """Add a task and its files, or those among `outputs` that are known before its end."""
-        self.ids.add(task.task_id)
+        self.ids[task.prompt_id] = task.task_id
         for file in output_files(task.outputs if outputs is None else outputs):
             self.files[file.filename, file.subfolder, file.type] = task.task_id
 
@@ -103,6 +104,14 @@ class TaskService:
         (await self.belongings(live.task.holder_id)).add(live.task)
         self._tell_soon(live)
 
+    async def called(self, live: LiveTask, prompt_id: str) -> None:
+        """Note what the ComfyServer calls the prompt, where that is not the task's id."""
+        if prompt_id == live.task.prompt_id:
+            return
+        live.task = replace(live.task, given_id=prompt_id)
+        (await self.belongings(live.task.holder_id)).add(live.task)
+        self._save_soon(live)
+
     def accepted(self, live: LiveTask) -> None:
         """Note that the ComfyServer has the prompt."""
         live.sent = True
@@ -128,7 +137,7 @@ class TaskService:
             case says.Preview():
                 live = self._previewed(holder_id, message)
             case _:
-                live = self._live.get(TaskId(message.prompt_id))
+                live = self._of_prompt(holder_id, message.prompt_id)
         # Without a client id ComfyUI broadcasts; others' prompts are none of this holder's.
         if live is None or live.task.holder_id != holder_id or not live.task.pending:
             return
@@ -160,9 +169,15 @@ class TaskService:
 
     def _previewed(self, holder_id: HolderId, preview: says.Preview) -> LiveTask | None:
         if preview.prompt_id is not None:
-            return self._live.get(TaskId(preview.prompt_id))
+            return self._of_prompt(holder_id, preview.prompt_id)
         running = [each for each in self.pending(holder_id) if each.task.state is TaskState.RUNNING]
         return running[0] if len(running) == 1 else None
+
+    def _of_prompt(self, holder_id: HolderId, prompt_id: str) -> LiveTask | None:
+        mine = self._belongings.get(holder_id)
+        # Of a holder that is gone nothing is kept here but its tasks.
+        task_id = mine.ids.get(prompt_id) if mine else None
+        return self._live.get(task_id or TaskId(prompt_id))
 
     async def _finish_later(self, live: LiveTask) -> None:
         await asyncio.sleep(_AFTER_OVER_S)
@@ -180,7 +195,7 @@ class TaskService:
             stop=stop_after_delay(3),
         )
         try:
-            entry: Mapping[str, Any] = await retrying(upstream.history, live.task.task_id)
+            entry: Mapping[str, Any] = await retrying(upstream.history, live.task.prompt_id)
             await self.end(live, says.outcome(entry))
         except (RetryError, ComfyLockError) as error:
             # Polling goes on with it.
@@ -284,6 +299,9 @@ class TaskService:
         """Ask for the task's end; it comes when the ComfyServer says so, and may be a success.
 
         A ComfyServer that does not answer now is asked again when it does.
+
+        Raises:
+            CannotInterrupt: it runs on to its own end.
         """
         try:
             await self.cancel_all([live], reason)
@@ -295,6 +313,7 @@ class TaskService:
 
         Raises:
             ComfyUnreachable: of the first ComfyServer that does not answer, after all were asked.
+            CannotInterrupt: some run on to their own end; the others were asked for.
         """
         pending = [live for live in tasks if live.task.pending]
         homes: dict[str, list[LiveTask]] = {}
@@ -315,7 +334,8 @@ class TaskService:
     def cancel_of(self, holder_id: HolderId, comfy_id: ComfyId, why: str) -> None:
         """Cancel what a holder has pending on a ComfyServer that it holds no longer."""
         for live in self.pending(holder_id):
-            if live.task.comfy_id == comfy_id and not live.task.cancel_requested:
+            asked = live.task.cancel_requested or live.cannot_stop
+            if live.task.comfy_id == comfy_id and not asked:
                 self.in_background(self.cancel(live, why))
 
     async def insist(self, live: LiveTask) -> None:
@@ -323,15 +343,39 @@ class TaskService:
 
         ComfyUI forgets an interrupt that comes in the moment before a prompt begins to run.
         """
-        if time.monotonic() - live.cancel_sent_s > _INSIST_EVERY_S:
+        if time.monotonic() - live.cancel_sent_s <= _INSIST_EVERY_S:
+            return
+        try:
             await self._cancel_upstream([live])
+        except CannotInterrupt as error:
+            self._log.warning("%s", error.message)
 
     async def _cancel_upstream(self, tasks: list[LiveTask]) -> None:
         upstream = self.home(tasks[0].task)
         for live in tasks:
             live.cancel_sent_s = time.monotonic()
-        await upstream.cancel([live.task.task_id for live in tasks])
+        alone = set() if upstream.can.interrupts_one else await self._who_is_alone(upstream)
+        by_prompt = {live.task.prompt_id: live for live in tasks}
+        left = await upstream.cancel(
+            {prompt_id: live.task.holder_id in alone for prompt_id, live in by_prompt.items()}
+        )
         self.look_now.set()
+        if left:
+            running = [by_prompt[prompt_id] for prompt_id in left]
+            for live in running:
+                live.cannot_stop = True
+                live.task = replace(live.task, cancel_requested=False)
+            version = upstream.status.version or "?"
+            named = [live.task.task_id for live in running]
+            raise CannotInterrupt(upstream.comfy.comfy_id, version, named)
+
+    async def _who_is_alone(self, upstream: Upstream) -> set[HolderId]:
+        """Return the holder that has a ComfyServer exclusively, or did and it drains."""
+        occupied = await self._locks.occupancy()
+        locks = occupied.locks.get(upstream.comfy.comfy_id, ())
+        holders = {lock.holder_id for lock in locks}
+        exclusive = all(lock.mode is Mode.EXCLUSIVE for lock in locks)
+        return holders if exclusive and len(holders) == 1 else set()
 
     # -- look up -----------------------------------------------------------------------------
 

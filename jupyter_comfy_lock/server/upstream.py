@@ -14,7 +14,22 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from jupyter_comfy_lock.domain.comfy import FEATURE_FLAGS, loads, queue_ids
+from jupyter_comfy_lock.domain.abilities import (
+    MINIMUM_VERSION,
+    Abilities,
+    Stop,
+    abilities,
+    how_to_stop,
+    version_number,
+)
+from jupyter_comfy_lock.domain.comfy import (
+    FEATURE_FLAGS,
+    history_items,
+    loads,
+    prompt_of,
+    queue_ids,
+    queue_items,
+)
 from jupyter_comfy_lock.domain.errors import (
     ComfyLockError,
     ComfyUnauthorized,
@@ -24,16 +39,8 @@ from jupyter_comfy_lock.domain.errors import (
     UnknownComfy,
 )
 from jupyter_comfy_lock.domain.lock import ComfyId
-from jupyter_comfy_lock.domain.pool import (
-    MINIMUM_VERSION,
-    ComfyServer,
-    ComfyStatus,
-    Health,
-    version_number,
-)
+from jupyter_comfy_lock.domain.pool import ComfyServer, ComfyStatus, Health
 
-#: The first ComfyUI whose jobs can be cancelled in one step, queued or running.
-_ATOMIC_CANCEL = (0, 26, 0)
 _QUICK = aiohttp.ClientTimeout(total=10, sock_connect=3)
 #: Validating a large graph on a busy ComfyServer takes its time.
 _SUBMIT = aiohttp.ClientTimeout(total=60, sock_connect=3)
@@ -116,6 +123,11 @@ class Upstream:
         self.looking = 0
         self._last_number = -1.0
 
+    @property
+    def can(self) -> Abilities:
+        """What this ComfyUI can do, as far as it was seen."""
+        return abilities(self.status.version)
+
     async def look(self) -> ComfyStatus:
         """Look at the ComfyServer and remember what was seen; never raises."""
         self.looked_s = time.monotonic()
@@ -191,20 +203,42 @@ class Upstream:
         entry = (await self.get(f"/history/{prompt_id}")).get(prompt_id)
         return entry if isinstance(entry, dict) else None
 
-    async def cancel(self, prompt_ids: Iterable[str]) -> None:
-        """Take these prompts off the ComfyServer, and no others.
+    async def find(self, task_id: str) -> str | None:
+        """Return what the prompt of a task is called, if it has arrived; None if it has not."""
+        if self.can.takes_ids:
+            running, waiting = await self.queue()
+            arrived = task_id in running or task_id in waiting
+            return task_id if arrived or await self.history(task_id) is not None else None
+        # Queue first, then history: a prompt moves from one to the other in one step.
+        found = prompt_of(task_id, queue_items(await self.get("/queue")))
+        if found is None:
+            found = prompt_of(task_id, history_items(await self.get("/history")))
+        return found
+
+    async def cancel(self, prompts: Mapping[str, bool]) -> list[str]:
+        """Take these prompts off the ComfyServer, and no others; return those that run on.
 
         A prompt that runs stops at its next step or node; one whose last node runs may end well.
+
+        Args:
+            prompts: their ids, and whether the holder of each has the ComfyServer to itself.
         """
-        ids = list(prompt_ids)
-        if version_number(self.status.version) >= _ATOMIC_CANCEL:
+        ids = list(prompts)
+        if self.can.cancels_jobs:
             await self.post("/api/jobs/cancel", {"job_ids": ids})
-            return
+            return []
         await self.post("/queue", {"delete": ids})
         running, _ = await self.queue()
+        left = []
         for prompt_id in set(ids) & set(running):
-            # Without the id it would stop whatever runs, whoever's it is.
-            await self.post("/interrupt", {"prompt_id": prompt_id})
+            match how_to_stop(self.can, alone=prompts[prompt_id]):
+                case Stop.BY_ID:
+                    await self.post("/interrupt", {"prompt_id": prompt_id})
+                case Stop.WHAT_RUNS:
+                    await self.post("/interrupt", {})
+                case Stop.NEVER:
+                    left.append(prompt_id)
+        return left
 
     @asynccontextmanager
     async def socket(self, client_id: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:

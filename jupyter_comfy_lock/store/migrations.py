@@ -81,5 +81,14 @@ def _lines_leases_and_drains(c: Connection, shown: str) -> None:
         c.execute(insert(schema.nodes), row)
 
 
+def _given_ids(c: Connection, shown: str) -> None:
+    """2 -> 3: a ComfyUI may call a prompt otherwise. A running Jupyter server of 2 goes on."""
+    op = Operations(MigrationContext.configure(c))
+    op.add_column("tasks", Column("given_id", Text))
+
+
 #: From each version to the next.
-_STEPS: dict[int, Callable[[Connection, str], None]] = {1: _lines_leases_and_drains}
+_STEPS: dict[int, Callable[[Connection, str], None]] = {
+    1: _lines_leases_and_drains,
+    2: _given_ids,
+}

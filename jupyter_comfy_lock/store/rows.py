@@ -81,6 +81,7 @@ def task_of(row: Row[Any]) -> Task:
         cached=bool(row.cached),
         dropped=row.dropped,
         cancel_requested=bool(row.cancel_requested),
+        given_id=row.given_id,
     )
 
 
@@ -97,6 +98,7 @@ def changing_columns(task: Task) -> dict[str, Any]:
         "error": dict(task.error) if task.error else None,
         "cached": int(task.cached),
         "dropped": dict(task.dropped),
+        "given_id": task.given_id,
     }
 
 

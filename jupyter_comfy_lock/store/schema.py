@@ -18,7 +18,7 @@ from sqlalchemy import (
 
 #: Goes up with each change of the tables (see `migrations`); a store with a higher one is left
 #: alone.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -164,6 +164,8 @@ tasks = Table(
     Column("error", JSON),
     Column("cached", Integer, nullable=False, server_default=text("0")),
     Column("dropped", JSON, nullable=False),
+    #: What the ComfyServer calls it, where that is not the task's id.
+    Column("given_id", Text),
 )
 Index("tasks_by_holder", tasks.c.holder_id, tasks.c.created_at)
 Index("tasks_by_age", tasks.c.created_at)

@@ -16,10 +16,13 @@ from jupyter_comfy_lock.domain.comfy import (
     Started,
     Status,
     StepProgress,
+    history_items,
     outcome,
     parse_binary,
     parse_text,
+    prompt_of,
     queue_ids,
+    queue_items,
 )
 from jupyter_comfy_lock.domain.task import TaskState
 from tests.domain.recorded import answers, events, history, prompts, texts
@@ -279,3 +282,23 @@ def test_no_history_is_too_strange_to_end_a_task(strange):
 def test_no_queue_is_too_strange(queue):
     running, waiting = queue_ids(queue)
     assert all(isinstance(each, str) for each in running + waiting)
+
+
+def an_item(prompt_id, task_id, number=0):
+    return [number, prompt_id, {}, {"jupyter_comfy_lock": {"task_id": task_id}}, ["1"]]
+
+
+def test_a_prompt_is_found_by_the_tag_that_it_was_sent_with():
+    queue = {"queue_running": [an_item("p1", "t1")], "queue_pending": [an_item("p2", "t2", 1)]}
+    assert prompt_of("t1", queue_items(queue)) == "p1"
+    assert prompt_of("t2", queue_items(queue)) == "p2"
+    assert prompt_of("p2", queue_items(queue)) is None
+    history = {"p3": {"prompt": an_item("p3", "t3")}, "p4": {"prompt": [0, "p4", {}, {}]}, "p5": 5}
+    assert prompt_of("t3", history_items(history)) == "p3"
+    assert prompt_of("t4", history_items(history)) is None
+
+
+@given(st.dictionaries(st.text(max_size=3), JSON), st.text(max_size=3))
+def test_no_queue_or_history_is_too_strange_to_look_for_a_prompt(strange, task_id):
+    items = [*queue_items(strange), *history_items(strange)]
+    assert prompt_of(task_id, items) is None or task_id in repr(strange)

@@ -13,7 +13,7 @@ CODES = {
     *("not_comfyui", "comfy_unsupported", "no_lock", "lock_refused", "server_consistency"),
     *("stale_lock", "invalid_workflow", "prompt_rejected", "unknown_task", "unknown_file"),
     *("task_failed", "task_cancelled", "task_lost", "store_unavailable"),
-    *("lock_timeout", "comfy_closed"),
+    *("lock_timeout", "comfy_closed", "cannot_interrupt"),
 }
 
 MADE = [
@@ -25,7 +25,7 @@ MADE = [
     errors.ComfyUnreachable("gpu-1", "refused"),
     errors.ComfyUnauthorized("gpu-1", 401),
     errors.NotComfyUI("gpu-1", "no JSON"),
-    errors.ComfyUnsupported("gpu-1", "0.3.1", "0.3.57"),
+    errors.ComfyUnsupported("gpu-1", "0.3.1", "0.3.33"),
     errors.NoLock("a.ipynb", prompt="t1"),
     errors.LockRefused("gpu-1", "held", [{"name": "a.ipynb", "since": 1.0}]),
     errors.LockTimeout(1.5, "held by a.ipynb", ["gpu-1", "gpu-2"]),
@@ -33,6 +33,7 @@ MADE = [
     errors.ServerConsistencyError("k", "lock", asked="b", locked="a", pending=["t1", "t2"]),
     errors.StaleLock("gpu-1", 7, "why"),
     errors.UnknownTask("t1"),
+    errors.CannotInterrupt("gpu-1", "0.3.33", ["t1", "t2"]),
     errors.PromptRejected("refused", node_errors={}),
 ]
 

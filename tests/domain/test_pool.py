@@ -9,7 +9,6 @@ from jupyter_comfy_lock.domain.pool import (
     comfy_to_json,
     occupancy,
     ranked,
-    version_number,
 )
 from tests.domain.things import a_comfy, a_draining_lock, a_lock, a_waiter
 
@@ -98,22 +97,6 @@ def test_only_one_that_carries_all_labels_is_offered():
 
 def test_nothing_is_offered_from_an_empty_pool():
     assert ranked([], {}, occupancy(()), ME) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("0.33.0", (0, 33, 0)),
-        ("v0.3.75-4-gabc", (0, 3, 75)),
-        ("0.3.57", (0, 3, 57)),
-        ("0.4.x", (0, 4)),
-        ("nightly", ()),
-        ("", ()),
-        (None, ()),
-    ],
-)
-def test_a_version_is_a_row_of_numbers(text, number):
-    assert version_number(text) == number
 
 
 # -- what is shown -------------------------------------------------------------------------------

@@ -113,3 +113,21 @@ def test_nodes_done_never_fall_and_never_exceed_what_is_needed(messages):
         assert progress.done <= after.done <= after.needed == progress.needed
         json.dumps(shown(after), allow_nan=False)
         progress = after
+
+
+def test_without_news_of_each_node_the_one_before_is_done_when_the_next_one_runs():
+    progress = progress_of(GRAPH, ["2", "3"])
+    for message in (CachedNodes("p", ()), Executing("p", "1"), Executing("p", "1")):
+        progress = progress.after(message)
+    assert shown(progress)["nodes_done"] == 0
+    progress = progress.after(StepProgress("p", "1", 3, 4)).after(Executing("p", "2"))
+    assert progress.done == {"1"}
+    assert shown(progress)["node_class"] == "B"
+
+
+def test_with_news_of_each_node_several_may_run_at_once():
+    both = {"1": ("running", 0, 1), "2": ("running", 0, 1)}
+    progress = progress_of(GRAPH, ["2", "3"]).after(GraphProgress("p", both))
+    for node in ("1", "2", "3"):
+        progress = progress.after(Executing("p", node))
+    assert progress.done == frozenset()

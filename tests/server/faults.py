@@ -31,6 +31,9 @@ class Faults:
         self.lose_prompts = 0
         #: `POST /prompt`s that are queued and answered with 500 all the same.
         self.queued_but_500 = 0
+        #: `POST /prompt`s are answered only when this is set.
+        self.answers = asyncio.Event()
+        self.answers.set()
         #: Sockets say nothing after their greeting.
         self.silent = False
         #: Every request is cut off.
@@ -109,6 +112,7 @@ class Faults:
             self.lose_prompts -= 1
             return _cut_off(request)
         answer = await handler(request)
+        await self.answers.wait()
         if self.lose_replies:
             self.lose_replies -= 1
             return _cut_off(request)

@@ -59,7 +59,11 @@ class Comfy:
 
     def _make(self, port: int) -> EmbeddedComfy:
         return EmbeddedComfy(
-            self.comfy_id, port=port, nodes=NODES, middlewares=[self.faults.middleware]
+            self.comfy_id,
+            port=port,
+            nodes=NODES,
+            middlewares=[self.faults.middleware],
+            **self.settings,
         )
 
 
@@ -503,6 +507,11 @@ class World:
         async with self.session.get(f"{self.comfies[comfy_id].url}/queue") as response:
             told = await response.json()
         return [item[1] for items in told.values() for item in items]
+
+    async def history(self) -> dict[str, Any]:
+        """Return what gpu-1 has run, by its own word."""
+        async with self.session.get(f"{self.gpu.url}/history") as response:
+            return dict(await response.json())
 
     async def runs(self, prompt_id: str) -> bool:
         """Whether gpu-1 runs that prompt now."""

@@ -28,6 +28,7 @@ from tests.store.site import ONE, Site
 pytestmark = pytest.mark.asyncio
 
 VERSION_1 = (Path(__file__).parent / "version_1.sql").read_text()
+VERSION_2 = (Path(__file__).parent / "version_2.sql").read_text()
 REV = 1_790_000_000_000_000
 
 
@@ -93,8 +94,21 @@ async def test_a_version_1_file_becomes_one_of_this_version(path, clock, boot, e
     await database.close()
 
 
-async def test_a_file_that_was_brought_up_to_date_is_like_a_new_one(path, tmp_path, clock):
-    a_version_1_file(path, boot="another boot", expires_at_us=1)
+def a_version_2_file(path):
+    path.parent.mkdir()
+    connection = sqlite3.connect(path)
+    connection.executescript(VERSION_2)
+    connection.execute("INSERT INTO meta VALUES (1, ?, 2, 'the store')", [REV])
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_file_that_was_brought_up_to_date_is_like_a_new_one(path, tmp_path, clock, version):
+    if version == 1:
+        a_version_1_file(path, boot="another boot", expires_at_us=1)
+    else:
+        a_version_2_file(path)
 
     def tables(c):
         seen = inspect(c)
@@ -116,6 +130,23 @@ async def test_a_file_that_was_brought_up_to_date_is_like_a_new_one(path, tmp_pa
         found.append((version, await database.run(tables)))
         await database.close()
     assert found[0] == found[1]
+
+
+async def test_what_is_held_in_a_version_2_store_stays_held(open_database, clock):
+    older = open_database()
+    site = Site(older, clock)
+    node = await site.join()
+    lock = await node.take("k1", ONE)
+
+    def make_older(c):
+        c.execute(text("ALTER TABLE tasks DROP COLUMN given_id"))
+        c.execute(text("UPDATE meta SET schema_version = 2"))
+
+    await older.run(make_older)
+    newer = open_database()
+    assert await Site(newer, clock).tasks.newest(None, limit=9) == []
+    assert [x.fence for x in await Site(newer, clock).active()] == [lock.fence]
+    assert await newer.run(lambda c: c.scalar(select(schema.meta.c.schema_version))) == 3
 
 
 async def test_a_file_is_brought_up_to_date_once(path, clock):

@@ -35,7 +35,7 @@ class Edits(GatewayCall):
             self.set_status(HTTPStatus.BAD_REQUEST)
             self.finish({name: error.details[name] for name in ("error", "node_errors")})
             return
-        self.finish({"number": 0, "node_errors": {}, **answer, "prompt_id": live.task.task_id})
+        self.finish({"number": 0, "node_errors": {}, **answer, "prompt_id": live.task.prompt_id})
 
     async def edit(self) -> None:
         """Delete, clear, cancel or interrupt; ids that are not the holder's are as unknown."""
@@ -61,8 +61,8 @@ class Edits(GatewayCall):
 
     async def _forget(self, body: dict[str, Any]) -> None:
         """Delete entries of the ComfyServer's history. Our own record of the tasks stays."""
-        mine = (await self.services.tasks.belongings(self.holder.holder_id)).ids
-        running = {live.task.task_id for live in self._pending()}
+        mine = (await self.services.tasks.belongings(self.holder.holder_id)).ids.keys()
+        running = {live.task.prompt_id for live in self._pending()}
         ids = mine - running if body.get("clear") else mine & _texts(body.get("delete"))
         if ids:
             await self.upstream().post("/history", {"delete": sorted(ids)})
@@ -73,14 +73,14 @@ class Edits(GatewayCall):
             live
             for live in self._pending()
             if live.task.state is not TaskState.RUNNING
-            and (body.get("clear") or live.task.task_id in named)
+            and (body.get("clear") or live.task.prompt_id in named)
         ]
 
     def _running(self, prompt_id: object) -> list[LiveTask]:
         return [
             live
             for live in self._pending()
-            if live.task.state is TaskState.RUNNING and prompt_id in (None, live.task.task_id)
+            if live.task.state is TaskState.RUNNING and prompt_id in (None, live.task.prompt_id)
         ]
 
     def _named_jobs(self, body: dict[str, Any]) -> list[LiveTask]:
@@ -88,7 +88,7 @@ class Edits(GatewayCall):
         named = {parts[1]} if len(parts) == len(("jobs", "id", "cancel")) else None
         if named is None:
             named = _texts(body.get("job_ids"))
-        return [live for live in self._pending() if live.task.task_id in named]
+        return [live for live in self._pending() if live.task.prompt_id in named]
 
     def _pending(self) -> list[LiveTask]:
         return self.services.tasks.pending(self.holder.holder_id)

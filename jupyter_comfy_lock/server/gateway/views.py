@@ -1,10 +1,12 @@
 """What a holder sees of its ComfyServer's queue, history and jobs: its own part (R4)."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from jupyter_comfy_lock.domain import isolation
 from jupyter_comfy_lock.domain.comfy import loads
 from jupyter_comfy_lock.domain.isolation import Route
+from jupyter_comfy_lock.domain.task import TaskId
 from jupyter_comfy_lock.server.gateway.call import GatewayCall
 from jupyter_comfy_lock.server.relay import copy_answer
 from jupyter_comfy_lock.server.upstream import Upstream
@@ -31,12 +33,12 @@ class Views(GatewayCall):
             case _:
                 await self._jobs(mine)
 
-    async def _history(self, mine: set[str]) -> None:
+    async def _history(self, mine: Mapping[str, TaskId]) -> None:
         prompt_id = self._id_in_path()
         if prompt_id:
             # ComfyUI answers {} for what it does not know.
             answer = (
-                await (await self.home(prompt_id)).get(f"/history/{prompt_id}")
+                await (await self.home(mine[prompt_id])).get(f"/history/{prompt_id}")
                 if prompt_id in mine
                 else {}
             )
@@ -49,17 +51,17 @@ class Views(GatewayCall):
             offset = 0 if limit is None else max(0, len(history) - limit)
         self.finish(dict(isolation.page(list(history.items()), limit, offset)))
 
-    async def _jobs(self, mine: set[str]) -> None:
+    async def _jobs(self, mine: Mapping[str, TaskId]) -> None:
         job_id = self._id_in_path()
         if job_id and job_id not in mine:
             self.set_status(HTTPStatus.NOT_FOUND)
             self.finish({"error": "Job not found"})
         elif job_id:
-            await self.pass_on(await self.home(job_id))
+            await self.pass_on(await self.home(mine[job_id]))
         else:
             await self._job_list(self.upstream(), mine)
 
-    async def _job_list(self, upstream: Upstream, mine: set[str]) -> None:
+    async def _job_list(self, upstream: Upstream, mine: Mapping[str, TaskId]) -> None:
         asked = {
             name: self.get_query_argument(name)
             for name in ("status", "workflow_id", "sort_by", "sort_order")
