@@ -18,6 +18,8 @@ from jupyter_comfy_lock.domain.comfy import (
     parse_binary,
 )
 
+from jupyter_comfy_lock.domain.inputs import InputFile
+
 
 class Route(Enum):
     """What the gateway does with a call."""
@@ -137,8 +139,8 @@ def my_jobs(
     }
 
 
-def input_key(filename: str, subfolder: str) -> tuple[str, str] | None:
-    """Return what tells an input of a ComfyServer from all others, as (subfolder, name).
+def input_file(filename: str, subfolder: str) -> InputFile | None:
+    """Return what tells an input of a ComfyServer from all others.
 
     None for names that ComfyUI, or the file system below it, takes for another file: it looks at
     "x.png [output]" in another folder, at "a/x.png" as "x.png", and "./" is no folder at all.
@@ -149,7 +151,7 @@ def input_key(filename: str, subfolder: str) -> tuple[str, str] | None:
     if subfolder and any(part in ("", ".", "..") for part in subfolder.split("/")):
         return None
     # Some file systems do not tell large letters from small ones.
-    return subfolder.casefold(), filename.casefold()
+    return InputFile(subfolder.casefold(), filename.casefold())
 
 
 def my_stats(stats: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jupyter_comfy_lock.server.acquire import Acquirer
 from jupyter_comfy_lock.server.background import Background
 from jupyter_comfy_lock.server.debts import Debts
 from jupyter_comfy_lock.server.events import EventHub
+from jupyter_comfy_lock.server.files import FileService
 from jupyter_comfy_lock.server.follow import Follower
 from jupyter_comfy_lock.server.gateway.handler import GatewayHandler
 from jupyter_comfy_lock.server.gateway.socket import GatewaySocket
@@ -126,6 +127,7 @@ class ComfyLock(ExtensionApp):
         self._stores = await asyncio.to_thread(_open_stores, self.place, self.policy.ttl_s)
         self._wire_locks(serverapp.event_logger)
         self._tasks = TaskService(self._stores.tasks, self._locks, self.log, self._tell_task)
+        files = FileService(self._stores.uploads, self._tasks)
         self._streams = HolderStreams(self._tasks.on_frame, self.log)
         self._follower = Follower(self._tasks, self._upstreams, self.log)
         self._kernels = KernelWatcher(
@@ -148,7 +150,8 @@ class ComfyLock(ExtensionApp):
             acquirer=self._acquirer,
             locks=self._locks,
             tasks=self._tasks,
-            submitter=Submitter(self._tasks, self._locks, self._streams.of, self.log),
+            submitter=Submitter(self._tasks, self._locks, files, self._streams.of, self.log),
+            files=files,
             streams=self._streams,
             events=self._events,
             pin_of=self._pin_of,

@@ -7,6 +7,7 @@ from jupyter_comfy_lock.domain.config import LeasePolicy
 from jupyter_comfy_lock.domain.lock import ComfyId
 from jupyter_comfy_lock.server.acquire import Acquirer
 from jupyter_comfy_lock.server.events import EventHub
+from jupyter_comfy_lock.server.files import FileService
 from jupyter_comfy_lock.server.holders import Holder, HolderRegistry
 from jupyter_comfy_lock.server.kernels import KernelWatcher
 from jupyter_comfy_lock.server.locks import LockService
@@ -27,6 +28,7 @@ class Services:
     locks: LockService
     tasks: TaskService
     submitter: Submitter
+    files: FileService
     streams: HolderStreams
     events: EventHub
     #: The ComfyServer that the holder's notebook is pinned to.

@@ -17,6 +17,7 @@ from jupyter_comfy_lock.domain.lock import HolderId, Lock
 from jupyter_comfy_lock.domain.progress import Progress, progress_of
 from jupyter_comfy_lock.domain.task import LockSnapshot, Outcome, Task, TaskId, TaskState
 from jupyter_comfy_lock.domain.workflow import check_api_workflow, classes, rejection
+from jupyter_comfy_lock.server.files import FileService
 from jupyter_comfy_lock.server.live import LiveTask, live_of
 from jupyter_comfy_lock.server.locks import LockService
 from jupyter_comfy_lock.server.stream import HolderStream
@@ -34,10 +35,16 @@ class Submitter:
     """Sends prompts to the ComfyServers that their holders have locked."""
 
     def __init__(
-        self, tasks: TaskService, locks: LockService, stream_of: StreamOf, log: Logger
+        self,
+        tasks: TaskService,
+        locks: LockService,
+        files: FileService,
+        stream_of: StreamOf,
+        log: Logger,
     ) -> None:
         self._tasks = tasks
         self._locks = locks
+        self._files = files
         self._stream_of = stream_of
         self._log = log
         #: Submissions under way whose id the caller made, so that it can ask again.
@@ -86,12 +93,14 @@ class Submitter:
         Raises:
             NoLock, StaleLock: nothing was recorded or sent (R2, R7).
             InvalidWorkflow, BadRequest: likewise.
+            NotYours: likewise; a node would load another kernel's file (R4).
             PromptRejected: ComfyUI refused it; nothing runs.
             ComfyUnreachable: it was not sent.
         """
         lock = self._locks.check(holder_id, name)
         prompt = check_api_workflow(workflow)
         upstream = self._locks.upstream(lock.comfy_id)
+        await self._files.check(lock.comfy_id, holder_id, prompt)
         stream = self._stream_of(holder_id)
         if stream is not None:
             await stream.ready(_SOCKET_WAIT_S)

@@ -81,14 +81,18 @@ def _lines_leases_and_drains(c: Connection, shown: str) -> None:
         c.execute(insert(schema.nodes), row)
 
 
-def _given_ids(c: Connection, shown: str) -> None:
-    """2 -> 3: a ComfyUI may call a prompt otherwise. A running Jupyter server of 2 goes on."""
+def _given_ids_and_uploads(c: Connection, shown: str) -> None:
+    """2 -> 3: a ComfyUI may call a prompt otherwise, and uploads are known to all.
+
+    A running Jupyter server of version 2 goes on.
+    """
     op = Operations(MigrationContext.configure(c))
     op.add_column("tasks", Column("given_id", Text))
+    schema.uploads.create(c, checkfirst=True)
 
 
 #: From each version to the next.
 _STEPS: dict[int, Callable[[Connection, str], None]] = {
     1: _lines_leases_and_drains,
-    2: _given_ids,
+    2: _given_ids_and_uploads,
 }

@@ -141,6 +141,16 @@ comfy_servers = Table(
     Column("since", Float, nullable=False),
 )
 
+#: Which kernels uploaded a file to a ComfyServer: more than one if the bytes are the same.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("comfy_id", Text, primary_key=True),
+    Column("subfolder", Text, primary_key=True),
+    Column("filename", Text, primary_key=True),
+    Column("kernel_id", Text, primary_key=True),
+)
+
 tasks = Table(
     "tasks",
     metadata,

@@ -9,6 +9,7 @@ from jupyter_comfy_lock.store.nodes import NodeStore
 from jupyter_comfy_lock.store.place import Place
 from jupyter_comfy_lock.store.sqlite import SqliteFile
 from jupyter_comfy_lock.store.tasks import TaskStore
+from jupyter_comfy_lock.store.uploads import UploadStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class Stores:
     nodes: NodeStore
     tasks: TaskStore
     maintenance: MaintenanceStore
+    uploads: UploadStore
 
 
 def open_stores(place: Place, *, ttl_s: float) -> Stores:
@@ -34,6 +36,7 @@ def open_stores(place: Place, *, ttl_s: float) -> Stores:
         nodes=NodeStore(database, ttl_s=ttl_s),
         tasks=TaskStore(database),
         maintenance=MaintenanceStore(database),
+        uploads=UploadStore(database),
     )
 
 

@@ -12,17 +12,11 @@ from tornado import web
 
 from jupyter_comfy_lock.domain import isolation
 from jupyter_comfy_lock.domain.comfy import loads
-from jupyter_comfy_lock.domain.lock import ComfyId, HolderId
 from jupyter_comfy_lock.server.gateway.call import GatewayCall
 from jupyter_comfy_lock.server.upstream import Upstream
 
 #: What ComfyUI knows of the query of `GET /view`.
 _VIEW = ("filename", "subfolder", "type", "preview", "channel")
-
-#: Who uploaded which input of which ComfyServer, by `isolation.input_key`.
-Uploads = dict[tuple[ComfyId, str, str], HolderId]
-#: Key of the Uploads in tornado's settings.
-UPLOADS = "comfy_lock_uploads"
 
 
 class Files(GatewayCall):
@@ -52,11 +46,12 @@ class Files(GatewayCall):
         if task_id is not None:
             return await self.home(task_id)
         upstream = self.upstream()
-        key = isolation.input_key(filename, subfolder)
-        if kind != "input" or key is None:
+        file = isolation.input_file(filename, subfolder)
+        if kind != "input" or file is None:
             return None
-        owner = self._uploads().get((upstream.comfy.comfy_id, *key))
-        return upstream if owner in (None, self.holder.holder_id) else None
+        comfy_id, holder_id = upstream.comfy.comfy_id, self.holder.holder_id
+        may = await self.services.files.may_read_input(comfy_id, file, holder_id)
+        return upstream if may else None
 
     def receive_upload(self, chunk: bytes) -> None:
         """Take in a part of an upload; a large file goes to a temporary one, not to memory."""
@@ -102,9 +97,10 @@ class Files(GatewayCall):
             answer: Any = await response.json() if response.status == HTTPStatus.OK else None
         if isinstance(answer, dict):
             name, subfolder = str(answer.get("name")), str(answer.get("subfolder") or "")
-            if key := isolation.input_key(name, subfolder):
-                # The same bytes under the same name are not stored anew: they stay whose they were.
-                self._uploads().setdefault((upstream.comfy.comfy_id, *key), self.holder.holder_id)
+            if file_there := isolation.input_file(name, subfolder):
+                await self.services.files.uploaded(
+                    upstream.comfy.comfy_id, file_there, self.holder.holder_id
+                )
         self.set_status(response.status)
         self.set_header("Content-Type", response.headers.get("Content-Type", "text/plain"))
         self.finish(body)
@@ -127,10 +123,6 @@ class Files(GatewayCall):
         if home is not self.upstream():
             raise web.HTTPError(HTTPStatus.NOT_FOUND)
         return original
-
-    def _uploads(self) -> Uploads:
-        uploads: Uploads = self.settings.setdefault(UPLOADS, {})
-        return uploads
 
     def _on_field(self, field: Field) -> None:
         name = (field.field_name or b"").decode(errors="replace")
