@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from jupyter_comfy_lock.domain.errors import CannotInterrupt as CannotInterrupt
     from jupyter_comfy_lock.domain.errors import ComfyClosed as ComfyClosed
     from jupyter_comfy_lock.domain.errors import ComfyLockError as ComfyLockError
     from jupyter_comfy_lock.domain.errors import ComfyUnreachable as ComfyUnreachable
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.domain.errors import LockRefused as LockRefused
     from jupyter_comfy_lock.domain.errors import LockTimeout as LockTimeout
     from jupyter_comfy_lock.domain.errors import NoServerExtension as NoServerExtension
+    from jupyter_comfy_lock.domain.errors import NotYours as NotYours
     from jupyter_comfy_lock.domain.errors import PromptRejected as PromptRejected
     from jupyter_comfy_lock.domain.errors import ServerConsistencyError as ServerConsistencyError
     from jupyter_comfy_lock.domain.errors import StaleLock as StaleLock
@@ -79,6 +81,7 @@ _HOMES = {
     "TaskNotEnded": "jupyter_comfy_lock.kernel.task",
     **dict.fromkeys(
         (
+            "CannotInterrupt",
             "ComfyClosed",
             "ComfyLockError",
             "ComfyUnreachable",
@@ -87,6 +90,7 @@ _HOMES = {
             "LockRefused",
             "LockTimeout",
             "NoServerExtension",
+            "NotYours",
             "PromptRejected",
             "ServerConsistencyError",
             "StaleLock",

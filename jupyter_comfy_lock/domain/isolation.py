@@ -17,7 +17,6 @@ from jupyter_comfy_lock.domain.comfy import (
     loads,
     parse_binary,
 )
-
 from jupyter_comfy_lock.domain.inputs import InputFile
 
 

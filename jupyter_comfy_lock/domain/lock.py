@@ -12,6 +12,11 @@ HolderId = NewType("HolderId", str)
 LockId = NewType("LockId", str)
 
 
+def kernel_of(holder_id: HolderId) -> str:
+    """Return the id of the kernel of which a holder is one life."""
+    return holder_id.rpartition(".")[0] or holder_id
+
+
 class Mode(StrEnum):
     """How a lock shares its ComfyServer with others."""
 

@@ -23,9 +23,7 @@ class FileService:
         """Note that a holder's kernel has uploaded a file, also after its restart."""
         await self._store.add(comfy_id, file, kernel_of(holder_id))
 
-    async def may_read_input(
-        self, comfy_id: ComfyId, file: InputFile, holder_id: HolderId
-    ) -> bool:
+    async def may_read_input(self, comfy_id: ComfyId, file: InputFile, holder_id: HolderId) -> bool:
         """Whether an input is the holder's, or nobody's."""
         return not await self._store.others(comfy_id, [file], kernel_of(holder_id))
 

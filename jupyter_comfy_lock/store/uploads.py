@@ -1,8 +1,10 @@
 """Who uploaded which file to which ComfyServer, over all Jupyter servers."""
 
 from collections.abc import Collection
+from contextlib import suppress
 
 from sqlalchemy import Connection, insert, select, tuple_
+from sqlalchemy.exc import IntegrityError
 
 from jupyter_comfy_lock.domain.inputs import InputFile
 from jupyter_comfy_lock.domain.lock import ComfyId
@@ -26,8 +28,8 @@ class UploadStore:
                 "filename": file.filename,
                 "kernel_id": kernel_id,
             }
-            known = [uploads.c[name] == value for name, value in row.items()]
-            if c.scalar(select(uploads.c.comfy_id).where(*known)) is None:
+            # It may be there, or come while this is being done.
+            with suppress(IntegrityError), c.begin_nested():
                 c.execute(insert(uploads), row)
 
         await self._db.run(work)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_comfy_lock.domain import isolation
-from jupyter_comfy_lock.domain.isolation import Route, input_key, my_frame, route
+from jupyter_comfy_lock.domain.inputs import InputFile
+from jupyter_comfy_lock.domain.isolation import Route, input_file, my_frame, route
 from tests.domain.recorded import answers, prompts, texts
 from tests.domain.test_comfy import JSON, binary, frame
 
@@ -194,13 +195,13 @@ def test_system_stats_hide_the_command_line():
     ],
 )
 def test_a_name_that_comfyui_may_take_for_another_file_is_none(filename, subfolder):
-    assert input_key(filename, subfolder) is None
+    assert input_file(filename, subfolder) is None
 
 
 def test_an_input_is_known_by_folder_and_name_large_or_small():
-    assert input_key("B.png", "S/t") == input_key("b.PNG", "s/T") == ("s/t", "b.png")
-    assert input_key("b.png", "") != input_key("b.png", "s")
-    assert input_key("pic [1].png", "") == ("", "pic [1].png")
+    assert input_file("B.png", "S/t") == input_file("b.PNG", "s/T") == InputFile("s/t", "b.png")
+    assert input_file("b.png", "") != input_file("b.png", "s")
+    assert input_file("pic [1].png", "") == InputFile("", "pic [1].png")
 
 
 # -- frames --------------------------------------------------------------------------------------

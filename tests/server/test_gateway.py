@@ -4,11 +4,15 @@ import asyncio
 import json
 import struct
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 import aiohttp
 import pytest
 
+from jupyter_comfy_lock.domain.inputs import InputFile
+from jupyter_comfy_lock.domain.lock import ComfyId
+from jupyter_comfy_lock.store.stores import open_stores
 from tests.server import graphs
 from tests.server.conftest import SECRET
 from tests.server.world import Kernel, World, until
@@ -414,11 +418,56 @@ async def test_my_upload_overwrites_nobodys_and_nobody_else_can_read_it(world: W
         assert asked.status == 404
 
 
-async def test_the_same_bytes_under_the_same_name_stay_whose_they_were(world: World):
+def loading(name: str) -> dict[str, Any]:
+    """A prompt that shows a picture that is there."""
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": name}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+
+
+async def test_the_same_bytes_under_the_same_name_are_both_kernels(world: World):
+    a, b = await two(world)
+    picture = (await a.comfy("GET", view(await saved(a, graphs.picture())))).body
+    for kernel in (b, a):
+        assert (await upload(kernel, "cat.png", picture)).json()["name"] == "cat.png"
+    for kernel in (a, b):
+        assert (await kernel.comfy("GET", "view?type=input&filename=cat.png")).status == 200
+        task_id = await kernel.submit(loading("cat.png"))
+        assert (await kernel.ended(task_id))["state"] == "succeeded"
+
+
+async def test_r4_a_prompt_loads_no_file_of_another_kernel(world: World):
+    a, b = await two(world)
+    theirs = await saved(b, graphs.picture(prefix="b"))
+    picture = (await b.comfy("GET", view(theirs))).body
+    await upload(b, "cat.png", picture)
+    for name in ("cat.png", "CAT.png", "cat.png [input]", f"{theirs['filename']} [output]"):
+        for answer in (
+            await a.call("POST", "tasks", json={"prompt": loading(name)}),
+            await a.comfy("POST", "prompt", json={"prompt": loading(name)}),
+        ):
+            assert answer.code == (403, "not_yours")
+            assert name in answer.json()["message"]
+    assert (await a.get("tasks"))["tasks"][1:] == []
+    for name in ("cat.png", f"{theirs['filename']} [output]"):
+        assert (await b.ended(await b.submit(loading(name))))["state"] == "succeeded"
+
+
+async def test_r4_what_was_uploaded_is_private_also_after_a_restart_of_the_jupyter_server(
+    world: World,
+):
     a, b = await two(world)
     await upload(b, "cat.png", b"theirs")
-    assert (await upload(a, "cat.png", b"theirs")).json()["name"] == "cat.png"
-    assert (await b.comfy("GET", "view?type=input&filename=cat.png")).status == 200
+    # Nothing of it is in this process alone.
+    stores = open_stores(world.app.place, ttl_s=30.0)
+    file = InputFile("", "cat.png")
+    kernel_id = world.holder(a).kernel_id
+    assert await stores.uploads.others(ComfyId("gpu-1"), [file], kernel_id) == {file}
+    assert await stores.uploads.others(ComfyId("gpu-2"), [file], kernel_id) == set()
+    mine = world.holder(b).kernel_id
+    assert await stores.uploads.others(ComfyId("gpu-1"), [file], mine) == set()
+    await stores.database.close()
 
 
 async def test_an_upload_goes_to_a_folder_of_inputs_and_nowhere_else(world: World):

@@ -268,7 +268,7 @@ async def test_an_unreachable_server_is_refused_and_what_was_held_is_kept(world:
             lambda: web.json_response({"system": {"comfyui_version": "0.3.40"}, "devices": [7]}),
             "not_comfyui",
         ),
-        (lambda: web.json_response({"system": {"comfyui_version": "0.3.56"}}), "comfy_unsupported"),
+        (lambda: web.json_response({"system": {"comfyui_version": "0.3.32"}}), "comfy_unsupported"),
     ],
 )
 async def test_a_server_that_cannot_be_used_says_why(world: World, stats, code: str):
