@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from jupyter_comfy_lock.domain.comfy import loads
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -45,12 +47,19 @@ class Faults:
         self.history.set()
         #: `{path: what to answer instead}`.
         self.instead: dict[str, Callable[[], web.StreamResponse]] = {}
+        #: Requests that ComfyUI itself answered with 500.
+        self.answered_500 = 0
         self._sockets: list[web.Request] = []
         self.middleware = self._make_middleware()
 
     def writes(self) -> list[tuple[str, str]]:
         """Return the calls that could have changed something."""
         return [(x.method, x.path) for x in self.calls if x.method not in ("GET", "HEAD")]
+
+    def posts(self) -> list[tuple[str, Any]]:
+        """Return path, without `/api`, and JSON of all that was posted."""
+        posts = [x for x in self.calls if x.method == "POST"]
+        return [(x.path.removeprefix("/api"), x.body) for x in posts]
 
     def bodies(self, path: str) -> list[Any]:
         """Return what was posted to `path`, with and without `/api`."""
@@ -68,7 +77,11 @@ class Faults:
     def _make_middleware(self) -> Any:
         @web.middleware
         async def faults(request: web.Request, handler: Handler) -> web.StreamResponse:
-            return await self._handle(request, handler)
+            try:
+                return await self._handle(request, handler)
+            except Exception as error:
+                self.answered_500 += not isinstance(error, web.HTTPException)
+                raise
 
         return faults
 
@@ -76,7 +89,7 @@ class Faults:
         path = request.path
         body = None
         if request.method == "POST" and request.content_type == "application/json":
-            body = await request.json()
+            body = loads(await request.read())
         if self.dead:
             return _cut_off(request)
         self.calls.append(Call(request.method, path, dict(request.headers), body))
