@@ -15,6 +15,7 @@ from traitlets import Float, Unicode
 
 from jupyter_comfy_lock.domain.config import LeasePolicy, lease_policy, parse_pool
 from jupyter_comfy_lock.domain.errors import ComfyLockError, ConfigError, StoreUnavailable
+from jupyter_comfy_lock.domain.isolation import status_frame
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, lock_to_json
 from jupyter_comfy_lock.domain.pool import ComfyServer, comfy_to_json
 from jupyter_comfy_lock.server.acquire import Acquirer
@@ -289,7 +290,11 @@ class ComfyLock(ExtensionApp):
         self._events.publish("lock", holder_id, {"lock": shown, "reason": why}, to=holder_id)
 
     def _tell_task(self, live: LiveTask) -> None:
-        self._events.publish("task", live.task.task_id, live.to_json(), to=live.task.holder_id)
+        holder_id = live.task.holder_id
+        self._events.publish("task", live.task.task_id, live.to_json(), to=holder_id)
+        if not live.task.pending and not live.ending:
+            # ComfyUI has said nothing of its end: clients still count it.
+            self._streams.say(holder_id, status_frame(self._tasks.left(holder_id)))
 
     async def _watch_health(self) -> None:
         told: list[dict[str, Any]] = []

@@ -137,9 +137,10 @@ class TaskService:
     def _apply(self, live: LiveTask, message: says.Message) -> None:
         match message:
             case says.Executing(node=None):
-                live.over = True
+                live.ending = live.over = True
                 self.in_background(self.finish(live))
             case says.Over():
+                live.ending = True
                 self.in_background(self._finish_later(live))
             case says.Started():
                 self.move(live, TaskState.RUNNING)
@@ -187,6 +188,13 @@ class TaskService:
             self._log.warning("No history of task %s yet: %s", live.task.task_id, error)
         finally:
             live.finishing = False
+
+    async def found(self, history: Mapping[str, Any]) -> None:
+        """Take in what somebody has read of a history: whoever has, asks for the files next."""
+        for task_id, entry in history.items():
+            live = self._live.get(TaskId(task_id))
+            if live is not None and live.task.pending:
+                await self.end(live, says.outcome(entry))
 
     # -- state -------------------------------------------------------------------------------
 
@@ -376,6 +384,10 @@ class TaskService:
             for live in self._live.values()
             if live.task.pending and holder_id in (None, live.task.holder_id)
         ]
+
+    def left(self, holder_id: HolderId) -> int:
+        """Return how many of a holder's prompts ComfyUI would say that it still has to do."""
+        return sum(not live.ending for live in self.pending(holder_id))
 
     async def to_follow(self) -> list[LiveTask]:
         """Return the tasks whose end this Jupyter server has to find out.

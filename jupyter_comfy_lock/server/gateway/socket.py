@@ -69,7 +69,8 @@ class GatewaySocket(WebSocketHandler):
         self._mine = await self.services.tasks.belongings(self.holder.holder_id)
         self._sending = asyncio.create_task(self._send())
         sid = self.get_query_argument("clientId", "") or uuid4().hex
-        self._frames.put_nowait(status_frame(self._pending(), sid))
+        left = self.services.tasks.left(self.holder.holder_id)
+        self._frames.put_nowait(status_frame(left, sid))
         self._stop_listening: Callable[[], None] = self.services.streams.listen(
             self.holder.holder_id, self._on_frame
         )
@@ -112,7 +113,7 @@ class GatewaySocket(WebSocketHandler):
         shown = my_frame(
             frame,
             self._mine.ids,
-            pending=len(pending),
+            pending=self.services.tasks.left(self.holder.holder_id),
             alone=runs or lock.mode is Mode.EXCLUSIVE,
             metadata=self._metadata,
         )
@@ -130,9 +131,6 @@ class GatewaySocket(WebSocketHandler):
             while True:
                 frame = await self._frames.get()
                 await self.write_message(frame, binary=isinstance(frame, bytes))
-
-    def _pending(self) -> int:
-        return len(self.services.tasks.pending(self.holder.holder_id))
 
 
 #: What the gateway can do, told to a client that asks.

@@ -20,8 +20,8 @@ class Views(GatewayCall):
         match self.route:
             case Route.QUEUE_LENGTH:
                 self.lock()
-                pending = len(tasks.pending(self.holder.holder_id))
-                self.finish({"exec_info": {"queue_remaining": pending}})
+                left = tasks.left(self.holder.holder_id)
+                self.finish({"exec_info": {"queue_remaining": left}})
             case Route.QUEUE:
                 self.finish(isolation.my_queue(await self.upstream().get("/queue"), mine))
             case Route.STATS:
@@ -40,9 +40,12 @@ class Views(GatewayCall):
                 if prompt_id in mine
                 else {}
             )
-            self.finish(isolation.my_history(answer, mine))
+            history = isolation.my_history(answer, mine)
+            await self.services.tasks.found(history)
+            self.finish(history)
             return
         history = isolation.my_history(await self.upstream().get("/history"), mine)
+        await self.services.tasks.found(history)
         limit, offset = self._number("max_items"), self._number("offset")
         if offset is None:
             # The newest ones, where no offset is asked for.
