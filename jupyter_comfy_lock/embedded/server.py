@@ -21,6 +21,7 @@ from jupyter_comfy_lock.embedded import routes_about, routes_files, routes_run
 from jupyter_comfy_lock.embedded.app_keys import STATE, ServerState
 from jupyter_comfy_lock.embedded.executor import Executor
 from jupyter_comfy_lock.embedded.files import Folders
+from jupyter_comfy_lock.embedded.front_end import FrontEnd
 from jupyter_comfy_lock.embedded.hub import FEATURES, Hub
 from jupyter_comfy_lock.embedded.nodes import BUILT_IN
 from jupyter_comfy_lock.embedded.nodes.spec import NodeSpec
@@ -46,6 +47,7 @@ class EmbeddedComfy:
     Any number may run in one process; they share nothing. Without `base_directory` the files
     are in a temporary folder that goes away at the end. `nodes` are added to the built-in
     ones, or replace those of the same class. `middlewares` are aiohttp's, outermost first.
+    `front_end_root` is a folder with ComfyUI's web interface; without it `/` is a plain page.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class EmbeddedComfy:
         nodes: Iterable[NodeSpec] = (),
         middlewares: Sequence[Middleware] = (),
         max_body_bytes: int = MAX_BODY_BYTES,
+        front_end_root: Path | str | None = None,
     ) -> None:
         self.name = name
         self.host = host
@@ -67,6 +70,7 @@ class EmbeddedComfy:
         self._nodes = {x.class_type: x for x in (*BUILT_IN, *nodes)}
         self._middlewares = middlewares
         self._max_body_bytes = max_body_bytes
+        self._front_end = FrontEnd(Path(front_end_root)) if front_end_root else None
         self._stack: contextlib.AsyncExitStack | None = None
 
     @property
@@ -87,7 +91,9 @@ class EmbeddedComfy:
             queue = PromptQueue(lambda: hub.send_status())
             features = {**FEATURES, "max_upload_size": self._max_body_bytes}
             hub = Hub(queue.remaining, features)
-            state = ServerState(self.name, self._nodes, folders, queue, hub, features)
+            state = ServerState(
+                self.name, self._nodes, folders, queue, hub, features, self._front_end
+            )
             hub.start()
             runner = web.AppRunner(self._app(state), access_log=None, shutdown_timeout=1.0)
             stack.push_async_callback(runner.cleanup)
@@ -150,8 +156,12 @@ class EmbeddedComfy:
         routes = [*routes_run.routes(), *routes_files.routes(), *routes_about.routes()]
         app.add_routes(routes)
         app.add_routes([_below_api(x) for x in routes])
-        app.router.add_get("/", routes_about.page)
-        app.router.add_get("/{anything:.*}", routes_about.nothing_here)
+        if self._front_end:
+            app.router.add_get("/", self._front_end.page)
+            app.router.add_get("/{path:.*}", self._front_end.file)
+        else:
+            app.router.add_get("/", routes_about.page)
+            app.router.add_get("/{path:.*}", routes_about.nothing_here)
         return app
 
 
@@ -181,6 +191,7 @@ def serve(
     port: int = 0,
     base_directory: Path | str | None = None,
     nodes_modules: Sequence[str] = (),
+    front_end_root: Path | None = None,
 ) -> None:
     """Print `NAME http://HOST:PORT`, then serve until SIGINT or SIGTERM.
 
@@ -194,6 +205,7 @@ def serve(
         port=port,
         base_directory=base_directory,
         nodes=load_nodes(nodes_modules),
+        front_end_root=front_end_root,
     )
     asyncio.run(_serve(comfy))
 
