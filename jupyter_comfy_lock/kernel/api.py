@@ -118,7 +118,8 @@ def locked_server() -> str | None:
 def url() -> SecretUrl:
     """Return the base URL for any other ComfyUI client: what it does, this kernel does.
 
-    It carries this kernel's credential: anybody who has it acts for this kernel.
+    Opened in a browser, it is ComfyUI's own web interface. It carries a key of this kernel's:
+    anybody who has it uses the locked ComfyServer as this kernel, but cannot change the lock.
     """
     return current().url
 

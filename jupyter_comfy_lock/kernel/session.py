@@ -86,7 +86,7 @@ class Session:
             )
             raise ComfyLockError(msg)
         hello = self._greet()
-        return SecretUrl(self._client.gateway(hello), hello["credential"])
+        return SecretUrl(self._client.gateway(hello), secret=hello["gateway_path"].split("/")[-2])
 
     # -- the pool and the lock ------------------------------------------------------------------
 

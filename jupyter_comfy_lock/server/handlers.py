@@ -63,7 +63,7 @@ class HoldersHandler(ComfyLockHandler):
             {
                 "holder": holder.to_json(),
                 "credential": holder.credential,
-                "gateway_path": f"comfy-lock/gateway/{holder.credential}/",
+                "gateway_path": f"comfy-lock/gateway/{holder.gateway_key}/",
                 "version": __version__,
                 "lease": {
                     "ttl_s": self.services.policy.ttl_s,

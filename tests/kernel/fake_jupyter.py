@@ -297,7 +297,7 @@ class FakeJupyter:
         answer = {
             "holder": holder,
             "credential": credential,
-            "gateway_path": f"comfy-lock/gateway/{credential}/",
+            "gateway_path": f"comfy-lock/gateway/key-{incarnation}/",
             "version": "0",
         }
         return httpx.Response(201, json=answer | ({"lease": self.lease} if self.lease else {}))

@@ -199,8 +199,8 @@ def test_a_call_is_repeated_once_only(jupyter, session, monkeypatch):
 
 
 def test_the_gateways_url_is_absolute_and_shows_no_secret(session):
-    assert session.url == "http://jupyter.test/base/comfy-lock/gateway/secret-1/"
-    assert "secret-1" not in repr(session.url)
+    assert session.url == "http://jupyter.test/base/comfy-lock/gateway/key-1/"
+    assert "key-1" not in repr(session.url)
 
 
 def test_a_server_on_a_socket_has_no_gateway_url(jupyter):

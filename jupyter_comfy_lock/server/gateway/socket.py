@@ -41,20 +41,20 @@ class GatewaySocket(WebSocketHandler):
 
     def prepare(self) -> None:
         """Find out whose socket it is; it needs a lock like everything else (R2, R7)."""
-        credential = self.path_args[0]
+        key = self.path_args[0]
         mask(self)
         if SERVICES not in self.settings:
             # Credentials are of a former life of this Jupyter server while it starts.
             raise HTTPError(HTTPStatus.SERVICE_UNAVAILABLE)
         self.services = self.settings[SERVICES]
         try:
-            self.holder = self.services.holders.by_credential(unquote(credential))
+            self.holder = self.services.holders.by_gateway_key(unquote(key))
             self.services.locks.check(self.holder.holder_id, self.holder.name)
         except ComfyLockError as error:
             raise HTTPError(error.http_status_hint, reason=error.code) from None
 
     def check_origin(self, origin: str) -> bool:
-        """Accept any origin: the credential is in the path, and no page of another site has it."""
+        """Accept any origin: the key is in the path, and no page of another site has it."""
         return True
 
     @allow_unauthenticated
