@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import contextlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,10 @@ import aiohttp
 from jupyter_core.paths import jupyter_data_dir
 from jupyter_core.utils import ensure_async
 from jupyter_server.extension.application import ExtensionApp
+from tornado.web import RequestHandler
 from traitlets import Any as AnyTrait
 from traitlets import Float, Unicode
+from yarl import URL
 
 from jupyter_comfy_lock.domain.config import LeasePolicy, lease_policy, parse_pool
 from jupyter_comfy_lock.domain.errors import ComfyLockError, ConfigError, StoreUnavailable
@@ -52,6 +55,11 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at the health of the pool.
 _LOOK_EVERY_S = 5.0
+#: Clients join a base URL and a path in either way: one slash or two.
+_GATEWAY: list[tuple[str, type[RequestHandler]]] = [
+    (r"comfy-lock/gateway/([^/]+)/+(?:api/)?ws", GatewaySocket),
+    (r"comfy-lock/gateway/([^/]+)(?:/+(.*))?", GatewayHandler),
+]
 #: Seconds that the end of a holder waits for its ComfyServer to take its prompts off the queue.
 _CANCEL_WAIT_S = 3.0
 
@@ -108,13 +116,15 @@ class ComfyLock(ExtensionApp):
     def initialize_handlers(self) -> None:
         """Add the REST API and the gateway."""
         self.handlers.extend(HANDLERS)
-        self.handlers.extend(
-            [
-                # Clients join a base URL and a path in either way: one slash or two.
-                (r"comfy-lock/gateway/([^/]+)/+(?:api/)?ws", GatewaySocket),
-                (r"comfy-lock/gateway/([^/]+)(?:/+(.*))?", GatewayHandler),
-            ]
-        )
+        self.handlers.extend(_GATEWAY)
+        assert self.serverapp is not None
+        # Many clients write "@" where JupyterHub, for a user of that name, writes "%40".
+        as_clients_write = URL(self.serverapp.base_url).raw_path
+        if as_clients_write != self.serverapp.base_url:
+            web_app: Any = self.serverapp.web_app
+            web_app.add_handlers(
+                ".*$", [(re.escape(as_clients_write) + path, to) for path, to in _GATEWAY]
+            )
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         self._session: aiohttp.ClientSession = new_session()

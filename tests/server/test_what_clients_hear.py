@@ -49,6 +49,22 @@ async def test_a_silent_socket_tells_of_the_end_that_was_found_by_looking(world:
         await hears.until(lambda frame: left(frame) == 0)
 
 
+async def test_a_base_url_may_be_written_as_clients_write_it(world: World):
+    """JupyterHub has "%40" in the base URL of a user "a@b", which many a client takes for "@"."""
+    assert "/a%40b/" in world.base
+    kernel = await world.kernel()
+    await kernel.lock("gpu-1")
+    kernel.base = world.base.replace("%40", "@")
+    assert (await kernel.comfy("GET", "queue")).json() == {
+        "queue_running": [],
+        "queue_pending": [],
+    }
+    async with kernel.socket() as hears:
+        await hears.until(lambda frame: left(frame) == 0)
+    # Nothing else is there under that name.
+    assert (await kernel.call("GET", "pool")).status == 404
+
+
 async def nobody_looks(world: World) -> None:
     """Have the registry hear of nothing: the socket is silent, and it looks at nothing."""
     world.gpu.faults.silent = True

@@ -58,9 +58,9 @@ class Comfy:
         await self.start()
 
     def _make(self, port: int) -> EmbeddedComfy:
-        return EmbeddedComfy(
-            self.comfy_id, port=port, nodes=NODES, middlewares=[self.faults.middleware]
-        )
+        settings = {"nodes": NODES, **self.settings}
+        middlewares = [self.faults.middleware]
+        return EmbeddedComfy(self.comfy_id, port=port, middlewares=middlewares, **settings)
 
 
 class Answer:
