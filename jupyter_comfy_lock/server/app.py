@@ -37,6 +37,7 @@ from jupyter_comfy_lock.server.kernels import KERNEL_ACTIONS, KernelWatcher
 from jupyter_comfy_lock.server.lease import NodeLease
 from jupyter_comfy_lock.server.live import LiveTask
 from jupyter_comfy_lock.server.locks import LockService
+from jupyter_comfy_lock.server.ports import GatewayPorts
 from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, STARTED, Services
 from jupyter_comfy_lock.server.streams import HolderStreams
 from jupyter_comfy_lock.server.submit import Submitter
@@ -138,6 +139,7 @@ class ComfyLock(ExtensionApp):
         self._wire_locks(serverapp.event_logger)
         self._tasks = TaskService(self._stores.tasks, self._locks, self.log, self._tell_task)
         self._streams = HolderStreams(self._tasks.on_frame, self.log)
+        self._ports = GatewayPorts(serverapp.web_app, serverapp.base_url)
         self._follower = Follower(self._tasks, self._upstreams, self.log)
         self._kernels = KernelWatcher(
             self._registry,
@@ -161,6 +163,7 @@ class ComfyLock(ExtensionApp):
             tasks=self._tasks,
             submitter=Submitter(self._tasks, self._locks, self._streams.of, self.log),
             streams=self._streams,
+            ports=self._ports,
             events=self._events,
             pin_of=self._pin_of,
             policy=self.policy,
@@ -220,6 +223,7 @@ class ComfyLock(ExtensionApp):
         atexit.unregister(self._stop_without_loop)
         for stop in (
             self._health.stop,
+            self._ports.stop,
             self._kernels.stop,
             self._follower.stop,
             # What was just cancelled has mostly ended by now; one more look writes that down.
@@ -269,6 +273,7 @@ class ComfyLock(ExtensionApp):
 
     async def _end_holder(self, holder: Holder, why: str) -> None:
         """Release everything a holder held, its prompts first (R8)."""
+        self._ports.close(holder.holder_id)
         try:
             await self._cancel_all_of(holder, why)
         finally:

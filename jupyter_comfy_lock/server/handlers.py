@@ -109,6 +109,25 @@ class PinHandler(ComfyLockHandler):
         self.finish({"pin": comfy_id})
 
 
+class PortHandler(ComfyLockHandler):
+    """`holders/me/port`."""
+
+    @allow_unauthenticated
+    async def put(self) -> None:
+        """Open a port that leads to the holder's gateway, the named one or any."""
+        number = self.body().get("port", 0)
+        if type(number) is not int or not 0 <= number < 2**16:
+            raise BadRequest(field="port", why="must be the number of a port, or 0 for any")
+        self.finish({"port": self.services.ports.open(self.the_holder(), number)})
+
+    @allow_unauthenticated
+    async def delete(self) -> None:
+        """Close it."""
+        self.services.ports.close(self.the_holder().holder_id)
+        self.set_status(HTTPStatus.NO_CONTENT)
+        self.finish()
+
+
 class ForceHandler(ComfyLockHandler):
     """`holders/<id>/release`."""
 
@@ -321,6 +340,7 @@ HANDLERS: list[tuple[str, type[ComfyLockHandler]]] = [
     (r"comfy-lock/api/holders/me", MyHolderHandler),
     (r"comfy-lock/api/holders/me/lease", LeaseHandler),
     (r"comfy-lock/api/holders/me/pin", PinHandler),
+    (r"comfy-lock/api/holders/me/port", PortHandler),
     (r"comfy-lock/api/holders/([^/]+)/release", ForceHandler),
     (r"comfy-lock/api/pool", PoolHandler),
     (r"comfy-lock/api/pool/([^/]+)/state", AccessHandler),

@@ -10,6 +10,7 @@ from jupyter_comfy_lock.server.events import EventHub
 from jupyter_comfy_lock.server.holders import Holder, HolderRegistry
 from jupyter_comfy_lock.server.kernels import KernelWatcher
 from jupyter_comfy_lock.server.locks import LockService
+from jupyter_comfy_lock.server.ports import GatewayPorts
 from jupyter_comfy_lock.server.streams import HolderStreams
 from jupyter_comfy_lock.server.submit import Submitter
 from jupyter_comfy_lock.server.tasks import TaskService
@@ -28,6 +29,7 @@ class Services:
     tasks: TaskService
     submitter: Submitter
     streams: HolderStreams
+    ports: GatewayPorts
     events: EventHub
     #: The ComfyServer that the holder's notebook is pinned to.
     pin_of: Callable[[Holder], Awaitable[ComfyId | None]]

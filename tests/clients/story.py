@@ -117,8 +117,10 @@ class Two:
     door: Door
 
 
-async def two(world: World, door: Door, clients: Clients, program: str, home: Path) -> Two:
-    """Lock gpu-1 for both, and give A's client its address."""
+async def two(
+    world: World, door: Door, clients: Clients, program: str, home: Path, *, port: bool = False
+) -> Two:
+    """Lock gpu-1 for both, and give A's client its address: `comfy.url`, or `comfy.listen()`."""
     a, b = await world.kernel("a.ipynb"), await world.kernel("b.ipynb")
     for kernel in (a, b):
         await kernel.lock("gpu-1")
@@ -131,7 +133,11 @@ async def two(world: World, door: Door, clients: Clients, program: str, home: Pa
         command = [clients.node, copy]
     else:
         command = [clients.python, path]
-    client = Client(command=command, url=world.base + a.gateway_path, home=home)
+    url = world.base + a.gateway_path
+    if port:
+        opened = await a.call("PUT", "holders/me/port", json={})
+        url = f"http://127.0.0.1:{opened.json()['port']}"
+    client = Client(command=command, url=url, home=home)
     return Two(world=world, a=a, b=b, client=client, door=door)
 
 

@@ -1,6 +1,6 @@
-"""comfyui-autograph: takes a base URL with a path for HTTP, but looks for its socket at `/ws`.
+"""comfyui-autograph: takes a URL with a path for HTTP, but looks for its socket at `/ws`.
 
-It falls back on polling the history, and can neither interrupt nor clear nor list anything.
+Without one it falls back on polling the history. It can neither interrupt nor clear nor list.
 """
 
 import pytest
@@ -10,14 +10,21 @@ from tests.clients import story
 PROGRAM = "with_autograph.py"
 
 
-@pytest.fixture
-def two(jp_asyncio_loop, world, door, clients, tmp_path):
-    return jp_asyncio_loop.run_until_complete(story.two(world, door, clients, PROGRAM, tmp_path))
+@pytest.fixture(params=["url", "port"])
+def two(request, jp_asyncio_loop, world, door, clients, tmp_path):
+    port = request.param == "port"
+    making = story.two(world, door, clients, PROGRAM, tmp_path, port=port)
+    return jp_asyncio_loop.run_until_complete(making)
 
 
-async def test_it_gets_its_picture(two: story.Two):
+async def test_it_gets_its_picture(two: story.Two, request):
     said = await story.gets_its_picture(two)
-    assert said["events"][-1] == ["completed", "history"]
+    if request.node.callspec.params["two"] == "port":
+        kinds = [kind for kind, _ in said["events"]]
+        assert kinds.count("progress") >= 2
+        assert said["events"][-1] == ["completed", None]
+    else:
+        assert said["events"][-1] == ["completed", "history"]
 
 
 async def test_it_gets_nothing_of_others(two: story.Two):

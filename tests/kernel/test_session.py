@@ -203,6 +203,13 @@ def test_the_gateways_url_is_absolute_and_shows_no_secret(session):
     assert "key-1" not in repr(session.url)
 
 
+def test_a_port_is_opened_and_closed_on_request(jupyter, session):
+    assert session.listen(0) == "http://127.0.0.1:40123"
+    assert session.listen(8188) == "http://127.0.0.1:8188"
+    assert session.listen(None) is None
+    assert jupyter.port is None
+
+
 def test_a_server_on_a_socket_has_no_gateway_url(jupyter):
     with pytest.raises(ComfyLockError, match="listens on the socket"):
         _ = at(jupyter, managed_place(uds="/run/j.sock")).url

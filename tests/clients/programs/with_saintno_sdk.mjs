@@ -2,8 +2,7 @@
 import { CallWrapper, ComfyApi, PromptBuilder } from "@saintno/comfyui-sdk";
 
 const [url, verb, ...texts] = process.argv.slice(2);
-// It joins base and path by itself, with a slash between.
-const api = new ComfyApi(url.replace(/\/$/, ""));
+const api = new ComfyApi(url);
 
 const verbs = {
   async picture(prompt) {
