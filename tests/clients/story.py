@@ -13,7 +13,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import aiohttp
 from PIL import Image
 
 from jupyter_comfy_lock.embedded.nodes.spec import Input, NodeContext, NodeResult, NodeSpec
@@ -133,12 +135,15 @@ async def two(
         command = [clients.node, copy]
     else:
         command = [clients.python, path]
-    url = world.base + a.gateway_path
-    if port:
-        opened = await a.call("PUT", "holders/me/port", json={})
-        url = f"http://127.0.0.1:{opened.json()['port']}"
+    url = await port_of(a) if port else world.base + a.gateway_path
     client = Client(command=command, url=url, home=home)
     return Two(world=world, a=a, b=b, client=client, door=door)
+
+
+async def port_of(kernel: Kernel) -> str:
+    """Do what `comfy.listen()` does; return the URL."""
+    opened = await kernel.call("PUT", "holders/me/port", json={})
+    return f"http://127.0.0.1:{opened.json()['port']}"
 
 
 async def gets_its_picture(two: Two) -> dict[str, Any]:
@@ -221,6 +226,27 @@ async def clears_its_own(two: Two, *verb: Any) -> None:
         await two.client.does(*(verb or ("clear",)))
         for each in waiting:
             assert (await two.a.ended(each))["state"] == "cancelled"
+
+
+async def uploads_its_own(two: Two) -> None:
+    """Have the client upload a picture, overwriting if it can, whose name B's has already."""
+    theirs, mine = _png("red"), _png("blue")
+    form = aiohttp.FormData()
+    form.add_field("image", theirs, filename="cat.png")
+    assert (await two.b.comfy("POST", "upload/image", data=form)).json()["name"] == "cat.png"
+    (two.client.home / "cat.png").write_bytes(mine)
+    name = await two.client.does("upload", "cat.png")
+    assert name != "cat.png"
+    asked = f"view?type=input&filename={quote(name)}"
+    assert (await two.a.comfy("GET", asked)).body == mine
+    assert (await two.b.comfy("GET", asked)).status == 404
+    assert (await two.b.comfy("GET", "view?type=input&filename=cat.png")).body == theirs
+
+
+def _png(color: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), color).save(file, "png")
+    return file.getvalue()
 
 
 async def sees_its_own(two: Two) -> None:

@@ -33,6 +33,10 @@ async def test_it_sees_and_cancels_its_own(two: story.Two):
     assert (await two.a.ended(waiting[1]))["state"] == "succeeded"
 
 
+async def test_it_uploads_its_own(two: story.Two):
+    await story.uploads_its_own(two)
+
+
 async def test_it_stops_what_runs_for_it(two: story.Two):
     async with story.a_runs_b_waits(two) as (running, _, waiting):
         assert await two.client.does("cancel", running)

@@ -25,6 +25,10 @@ async def test_it_interrupts_its_own(two: story.Two):
     await story.interrupts_its_own(two)
 
 
+async def test_it_uploads_its_own(two: story.Two):
+    await story.uploads_its_own(two)
+
+
 async def test_it_stops_what_runs_for_it(two: story.Two):
     await story.stops_what_runs_for_it(two)
 

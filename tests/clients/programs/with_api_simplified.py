@@ -28,6 +28,10 @@ def picture(prompt):
     }
 
 
+def upload(path):
+    return api.upload_image(path, subfolder="")["name"]
+
+
 def interrupt():
     api.interrupt()
 

@@ -5,6 +5,7 @@ import json
 import sys
 
 from autograph import ApiFlow
+from autograph.net import upload_file
 from autograph.results import SubmissionResult
 
 url, verb, *arguments = sys.argv[1:]
@@ -23,6 +24,10 @@ def picture(prompt):
         "picture": fetched(result),
         "events": events,
     }
+
+
+def upload(path):
+    return upload_file(path, url, overwrite=True).name
 
 
 def task(prompt_id):

@@ -43,6 +43,11 @@ def picture(prompt):
     }
 
 
+def upload(path):
+    said, _ = comfy("upload", path, "--overwrite", *there)
+    return said[-1]["data"]["uploads"][0]["cloud_name"]
+
+
 def queue():
     said, _ = comfy("jobs", "ls", *there)
     return [each["prompt_id"] for each in said[-1]["data"]["jobs"]]

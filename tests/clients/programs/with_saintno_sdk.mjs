@@ -1,4 +1,6 @@
 // Does things with @saintno/comfyui-sdk.
+import { readFile } from "node:fs/promises";
+
 import { CallWrapper, ComfyApi, PromptBuilder } from "@saintno/comfyui-sdk";
 
 const [url, verb, ...texts] = process.argv.slice(2);
@@ -18,6 +20,10 @@ const verbs = {
     });
     const picture = await file(said.outputs.save.images[0]);
     return { prompt_id: said.prompt_id, picture, progress };
+  },
+  async upload(path) {
+    const { info } = await api.uploadImage(await readFile(path), path, { override: true });
+    return info.filename;
   },
   interrupt: () => api.interrupt(),
   clear: () => api.manageQueue({ clear: true }),
