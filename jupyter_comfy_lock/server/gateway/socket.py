@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
@@ -21,6 +22,8 @@ from jupyter_comfy_lock.server.gateway.call import mask
 from jupyter_comfy_lock.server.holders import Holder
 from jupyter_comfy_lock.server.services import SERVICES, Services
 from jupyter_comfy_lock.server.stream import Frame
+
+_log = logging.getLogger(__name__)
 
 #: Close codes from the range left to applications.
 LOCK_LOST = 4001
@@ -119,6 +122,14 @@ class GatewaySocket(WebSocketHandler):
         )
         if shown is not None:
             self._put(shown)
+
+    def _log(self) -> None:
+        # tornado's place for this. ComfyUI's page asks for a socket three times a second, all
+        # night long, when its kernel has ended or let go of the lock.
+        if self.get_status() in (HTTPStatus.FORBIDDEN, HTTPStatus.CONFLICT):
+            _log.debug("%d: no socket at %s", self.get_status(), self.request.uri)
+        else:
+            super()._log()
 
     def _put(self, frame: Frame) -> None:
         try:
