@@ -46,7 +46,7 @@ class Interface:
     def load(self, workflow: dict[str, Any]) -> None:
         """Open a workflow in API format, as a dropped file is opened."""
         self.page.evaluate("workflow => window.app.loadApiJson(workflow, 'tested')", workflow)
-        expect(self.page.get_by_role("button", name="tested").last).to_be_visible()
+        expect(self.page.get_by_text("tested", exact=True).first).to_be_visible()
 
     def run(self) -> None:
         """Press the button that runs the workflow."""

@@ -47,7 +47,9 @@ async def test_scripts_that_the_page_must_load_are_listed(client):
     assert await client.get("/api/extensions") == (200, ["/extensions/core/a.js"])
 
 
-@pytest.mark.parametrize("path", ["none.js", "extensions/core", "%2e%2e/secret.js", "..%2Fsecret.js"])
+@pytest.mark.parametrize(
+    "path", ["none.js", "extensions/core", "%2e%2e/secret.js", "..%2Fsecret.js"]
+)
 @pytest.mark.asyncio
 async def test_nothing_else_is_served(client, path):
     async with client.session.get(URL(f"{client.url}/{path}", encoded=True)) as response:
