@@ -193,7 +193,8 @@ class TaskService:
         """Take in what somebody has read of a history: whoever has, asks for the files next."""
         for task_id, entry in history.items():
             live = self._live.get(TaskId(task_id))
-            if live is not None and live.task.pending:
+            # One whose answer is still to come may have outputs that were dropped.
+            if live is not None and live.sent and live.task.pending:
                 await self.end(live, says.outcome(entry))
 
     # -- state -------------------------------------------------------------------------------

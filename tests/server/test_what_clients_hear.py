@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from uuid import uuid4
+
 from tests.server import graphs
-from tests.server.world import World, eventually
+from tests.server.world import Gate, World, eventually
 
 
 def left(frame) -> int | None:
@@ -103,3 +106,24 @@ async def test_files_can_be_had_as_soon_as_the_history_names_them(world: World):
         query = "&".join(f"{key}={value}" for key, value in image.items())
         assert (await kernel.comfy("GET", f"view?{query}")).status == 200
         assert (await kernel.get(f"tasks/{task_id}"))["state"] == "succeeded"
+
+
+async def test_what_was_dropped_is_known_though_the_history_is_read_before_the_answer(world: World):
+    kernel = await world.kernel()
+    await kernel.lock("gpu-1")
+    answered = Gate(world.app._services.submitter, "_answered")
+    prompt_id = str(uuid4())
+    bad = {"3": {"class_type": "SaveImage", "inputs": {}}}
+    asking = asyncio.create_task(
+        kernel.prompt({**graphs.picture(), **bad}, prompt_id=prompt_id),
+    )
+    await answered.is_reached()
+
+    async def entry():
+        return (await kernel.comfy("GET", f"history/{prompt_id}")).json()
+
+    await eventually(entry)
+    answered.go.set()
+    assert await asking == prompt_id
+    task = await kernel.ended(prompt_id)
+    assert (task["state"], list(task["dropped"])) == ("succeeded", ["3"])
