@@ -34,18 +34,31 @@ def main() -> None:
     metavar="MODULE",
     help="Module with more nodes, in a list NODES. May be given several times.",
 )
+@click.option(
+    "--front-end-root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with ComfyUI's web interface; that of the package comfyui-frontend-package, "
+    "where it is installed, if left out.",
+)
 def serve(
-    name: str, host: str, port: int, base_directory: Path | None, nodes_modules: tuple[str, ...]
+    name: str,
+    host: str,
+    port: int,
+    base_directory: Path | None,
+    nodes_modules: tuple[str, ...],
+    front_end_root: Path | None,
 ) -> None:
     """Run a small ComfyUI-compatible server that needs no GPU and no models.
 
     Prints its name and URL when it answers, and serves until Ctrl-C.
     """
+    from jupyter_comfy_lock.embedded.front_end import installed_front_end
     from jupyter_comfy_lock.embedded.server import CannotListen
     from jupyter_comfy_lock.embedded.server import serve as serve_embedded
 
+    front_end_root = front_end_root or installed_front_end()
     try:
-        serve_embedded(name, host, port, base_directory, nodes_modules)
+        serve_embedded(name, host, port, base_directory, nodes_modules, front_end_root)
     except CannotListen as error:
         taken = error.errno == errno.EADDRINUSE
         hint = "; choose another with --port, or 0 for any free one." if taken else "."

@@ -41,8 +41,12 @@ def kinds_under_test() -> list[str]:
 
 
 @contextmanager
-def comfy_servers(count: int, kind: str | None = None) -> Iterator[list[str]]:
+def comfy_servers(
+    count: int, kind: str | None = None, *, front_end: Path | None = None
+) -> Iterator[list[str]]:
     """The URLs of `count` ComfyUI servers that answer, each with directories of its own.
+
+    Those that are started serve the web interface in the folder `front_end`, if it is given.
 
     Raises:
         ServerDidNotStart: one ended or did not answer in time; its log is in the message.
@@ -55,7 +59,9 @@ def comfy_servers(count: int, kind: str | None = None) -> Iterator[list[str]]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comfy-")))
         # All are started before the first is waited for: they load side by side.
         waits = [
-            stack.enter_context(_start(kind, name=f"test-{n}", folder=folder / str(n)))
+            stack.enter_context(
+                _start(kind, name=f"test-{n}", folder=folder / str(n), front_end=front_end)
+            )
             for n in range(1, count + 1)
         ]
         yield [wait() for wait in waits]
@@ -70,14 +76,16 @@ def _given(count: int) -> list[str]:
 
 
 @contextmanager
-def _start(kind: str, *, name: str, folder: Path) -> Iterator[Callable[[], str]]:
+def _start(
+    kind: str, *, name: str, folder: Path, front_end: Path | None
+) -> Iterator[Callable[[], str]]:
     if kind == "embedded":
-        with embedded_comfy(name=name, folder=folder) as wait:
+        with embedded_comfy(name=name, folder=folder, front_end=front_end) as wait:
             yield wait
     elif kind == "real":
         from tests.real_comfyui import real_comfy
 
-        with real_comfy(folder=folder) as wait:
+        with real_comfy(folder=folder, front_end=front_end) as wait:
             yield wait
     else:
         msg = f"no such kind of ComfyUI server: {kind!r}"
@@ -85,13 +93,16 @@ def _start(kind: str, *, name: str, folder: Path) -> Iterator[Callable[[], str]]
 
 
 @contextmanager
-def embedded_comfy(*, name: str, folder: Path) -> Iterator[Callable[[], str]]:
+def embedded_comfy(
+    *, name: str, folder: Path, front_end: Path | None = None
+) -> Iterator[Callable[[], str]]:
     """Start an embedded server as a process; call what it yields to wait for its URL."""
     folder.mkdir(parents=True)
     command = [
         *(sys.executable, "-m", "jupyter_comfy_lock.cli", "serve"),
         *("--port", "0", "--name", name, "--base-directory", str(folder)),
         *("--nodes", "tests.embedded_trace_nodes"),
+        *(("--front-end-root", str(front_end)) if front_end else ()),
     ]
     with leashed(command, log=folder / "log", cwd=folder, env=test_environment()) as process:
 

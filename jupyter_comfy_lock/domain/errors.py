@@ -221,9 +221,9 @@ class NoLock(ComfyLockError):
     http_status_hint = 409
 
     def __init__(self, holder: str, *, prompt: str | None = None) -> None:
-        what = f"prompt {prompt} of " if prompt else ""
+        sent = f"Prompt {prompt} of {holder} was not" if prompt else f"Nothing of {holder} was"
         super().__init__(
-            f"{what}kernel {holder} was not sent: the kernel holds no lock. Take one first: "
+            f"{sent} sent: the kernel holds no lock. Take one first: "
             'comfy.lock("…") or comfy.lock() for the best free ComfyServer.',
             holder=holder,
             prompt=prompt,

@@ -36,6 +36,8 @@ class Route(Enum):
     VIEW = auto()
     UPLOAD = auto()
     STATS = auto()
+    PAGE = auto()  #: the page of ComfyUI's own web interface
+    DESK = auto()  #: what that page keeps for a person
     EXCLUSIVE = auto()  #: touches everybody on the ComfyServer: needs an exclusive lock
     NEVER = auto()  #: shows or changes what belongs to others
 
@@ -64,11 +66,13 @@ _PATTERNS = (
 #: worse, so a GET is not harmless for being one.
 _HARMLESS = re.compile(
     r"(object_info|embeddings|models|experiment/models|extensions|features|node_replacements|"
-    r"global_subgraphs|workflow_templates|i18n|view_metadata|settings|users)(/.*)?"
+    r"global_subgraphs|workflow_templates|i18n|view_metadata)(/.*)?"
 )
+_DESK = re.compile(r"(settings|userdata|v2/userdata|users)(/.*)?")
 #: The files of ComfyUI's own web interface, which are served from the root.
+_PAGE = ("", "index.html")
 _STATIC = re.compile(
-    r"|index\.html|(assets|scripts|extensions|fonts|cursor|templates|docs)/.+"
+    r"(assets|scripts|extensions|fonts|cursor|templates|docs)/.+"
     r"|[^/]+\.(js|css|json|ico|png|svg|woff2?|map|webmanifest|txt)"
 )
 #: ComfyUI puts each route below /api once more, also those that are written with it.
@@ -90,6 +94,10 @@ def route(method: str, path: str) -> Route:
         )
         if found is not None:
             return found
+    if _DESK.fullmatch(bare):
+        return Route.DESK
+    if method == "GET" and path in _PAGE:
+        return Route.PAGE
     if method == "GET" and not prefixed and _STATIC.fullmatch(bare):
         return Route.PASS
     if _NEVER.fullmatch(path):

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from jupyter_comfy_lock.embedded.files import Folders
+from jupyter_comfy_lock.embedded.front_end import FrontEnd
 from jupyter_comfy_lock.embedded.hub import Hub
 from jupyter_comfy_lock.embedded.nodes.spec import NodeSpec
 from jupyter_comfy_lock.embedded.queue import PromptQueue
@@ -26,6 +27,7 @@ class ServerState:
     hub: Hub
     features: Mapping[str, Any]
     version: ComfyVersion
+    front_end: FrontEnd | None
     settings: dict[str, Any] = field(default_factory=dict)
     _number: int = 0
 

@@ -37,7 +37,8 @@ def routes() -> list[web.RouteDef]:
         web.post("/settings/{key}", post_setting),
         web.get("/userdata", userdata),
         web.get("/api/assets", no_assets),
-        *(web.get(f"/{x}", empty_list) for x in ("embeddings", "extensions", "experiment/models")),
+        web.get("/extensions", extensions),
+        *(web.get(f"/{x}", empty_list) for x in ("embeddings", "experiment/models")),
         *(
             web.get(f"/{x}", empty_object)
             for x in ("workflow_templates", "i18n", "node_replacements", "global_subgraphs")
@@ -128,6 +129,12 @@ async def one_object_info(request: web.Request) -> web.Response:
     name = request.match_info["class_type"]
     spec = state.nodes.get(name)
     return web.json_response({name: object_info(spec, state.folders)} if spec else {})
+
+
+async def extensions(request: web.Request) -> web.Response:
+    """List the scripts that the web interface loads."""
+    front_end = request.app[STATE].front_end
+    return web.json_response(front_end.extensions() if front_end else [])
 
 
 async def models(request: web.Request) -> web.Response:

@@ -21,6 +21,7 @@ from jupyter_comfy_lock.embedded import routes_about, routes_files, routes_run
 from jupyter_comfy_lock.embedded.app_keys import STATE, ServerState
 from jupyter_comfy_lock.embedded.executor import Executor
 from jupyter_comfy_lock.embedded.files import Folders
+from jupyter_comfy_lock.embedded.front_end import FrontEnd
 from jupyter_comfy_lock.embedded.hub import FEATURES, Hub
 from jupyter_comfy_lock.embedded.nodes import BUILT_IN
 from jupyter_comfy_lock.embedded.nodes.spec import NodeSpec
@@ -48,6 +49,7 @@ class EmbeddedComfy:
     are in a temporary folder that goes away at the end. `nodes` are added to the built-in
     ones, or replace those of the same class. `middlewares` are aiohttp's, outermost first.
     `version` has it behave as that older ComfyUI does (see `versions`).
+    `front_end_root` is a folder with ComfyUI's web interface; without it `/` is a plain page.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class EmbeddedComfy:
         middlewares: Sequence[Middleware] = (),
         max_body_bytes: int = MAX_BODY_BYTES,
         version: str = NEWEST,
+        front_end_root: Path | str | None = None,
     ) -> None:
         self.name = name
         self.host = host
@@ -71,6 +74,7 @@ class EmbeddedComfy:
         self._middlewares = middlewares
         self._max_body_bytes = max_body_bytes
         self._version = ComfyVersion(version)
+        self._front_end = FrontEnd(Path(front_end_root)) if front_end_root else None
         self._stack: contextlib.AsyncExitStack | None = None
 
     @property
@@ -92,7 +96,14 @@ class EmbeddedComfy:
             features = {**FEATURES, "max_upload_size": self._max_body_bytes}
             hub = Hub(queue.remaining, features, self._version)
             state = ServerState(
-                self.name, self._nodes, folders, queue, hub, features, self._version
+                name=self.name,
+                nodes=self._nodes,
+                folders=folders,
+                queue=queue,
+                hub=hub,
+                features=features,
+                version=self._version,
+                front_end=self._front_end,
             )
             hub.start()
             runner = web.AppRunner(self._app(state), access_log=None, shutdown_timeout=1.0)
@@ -156,8 +167,12 @@ class EmbeddedComfy:
         routes = [*routes_run.routes(), *routes_files.routes(), *routes_about.routes()]
         app.add_routes(routes)
         app.add_routes([_below_api(x) for x in routes])
-        app.router.add_get("/", routes_about.page)
-        app.router.add_get("/{anything:.*}", routes_about.nothing_here)
+        if self._front_end:
+            app.router.add_get("/", self._front_end.page)
+            app.router.add_get("/{path:.*}", self._front_end.file)
+        else:
+            app.router.add_get("/", routes_about.page)
+            app.router.add_get("/{path:.*}", routes_about.nothing_here)
         return app
 
 
@@ -187,6 +202,7 @@ def serve(
     port: int = 0,
     base_directory: Path | str | None = None,
     nodes_modules: Sequence[str] = (),
+    front_end_root: Path | None = None,
 ) -> None:
     """Print `NAME http://HOST:PORT`, then serve until SIGINT or SIGTERM.
 
@@ -200,6 +216,7 @@ def serve(
         port=port,
         base_directory=base_directory,
         nodes=load_nodes(nodes_modules),
+        front_end_root=front_end_root,
     )
     asyncio.run(_serve(comfy))
 

@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from jupyter_comfy_lock.domain.errors import InvalidWorkflow
 from jupyter_comfy_lock.domain.workflow import check_api_workflow, node_error_lines
@@ -118,9 +118,28 @@ def locked_server() -> str | None:
 def url() -> SecretUrl:
     """Return the base URL for any other ComfyUI client: what it does, this kernel does.
 
-    It carries this kernel's credential: anybody who has it acts for this kernel.
+    Opened in a browser, it is ComfyUI's own web interface. It carries a key of this kernel's:
+    anybody who has it uses the locked ComfyServer as this kernel, but cannot change the lock.
     """
     return current().url
+
+
+@overload
+def listen(port: int = 0) -> str: ...
+@overload
+def listen(port: None) -> None: ...
+def listen(port: int | None = 0) -> str | None:
+    """Have a port lead to this kernel's gateway, for clients that take no path; return its URL.
+
+    It is on the Jupyter server's machine, reachable from there alone: `http://127.0.0.1:40123`. 0
+    takes any free port; 8188 is what most clients expect. It is closed by `listen(None)`, and when
+    the kernel ends. Who runs programs as this user there uses the locked ComfyServer as this kernel
+    does, without a key; other users of that machine are kept out if it runs Linux.
+
+    Raises:
+        BadRequest: something else listens on that port.
+    """
+    return current().listen(port)
 
 
 def submit(workflow: Workflow, *, extra_data: Mapping[str, Any] | None = None) -> Task:

@@ -161,6 +161,15 @@ class ComfyClient:
         """Return the absolute base URL of this kernel's gateway."""
         return urljoin(self.place.url, hello["gateway_path"])
 
+    def open_port(self, credential: str, number: int) -> int:
+        """Open a port of this kernel's gateway on the Jupyter server's machine; return it."""
+        answer = self._ask(credential, "PUT", "holders/me/port", json={"port": number})
+        return cast(int, answer["port"])
+
+    def close_port(self, credential: str) -> None:
+        """Close the port, if one is open."""
+        self._send("DELETE", API + "holders/me/port", headers=_as(credential))
+
     @contextmanager
     def events(self, credential: str) -> Iterator[Iterator[ServerSentEvent]]:
         """Open the event stream; what it gives are its events, until it drops."""

@@ -86,7 +86,19 @@ class Session:
             )
             raise ComfyLockError(msg)
         hello = self._greet()
-        return SecretUrl(self._client.gateway(hello), hello["credential"])
+        return SecretUrl(self._client.gateway(hello), secret=hello["gateway_path"].split("/")[-2])
+
+    def listen(self, port: int | None) -> str | None:
+        """Open a port that leads to the gateway, 0 for any free one; None closes it.
+
+        Raises:
+            BadRequest: the port is in use, or is none.
+        """
+        if port is None:
+            self._call(self._client.close_port)
+            return None
+        opened = self._call(lambda me: self._client.open_port(me, port))
+        return f"http://127.0.0.1:{opened}"
 
     # -- the pool and the lock ------------------------------------------------------------------
 

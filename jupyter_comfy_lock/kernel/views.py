@@ -329,7 +329,7 @@ class Status:
 
 
 class SecretUrl(str):
-    """A URL that carries this kernel's credential: usable as text, masked when shown."""
+    """A URL that opens the gateway as this kernel: usable as text, its key masked when shown."""
 
     __slots__ = ("_shown",)
     _shown: str

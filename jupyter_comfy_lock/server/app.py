@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import contextlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,14 @@ import aiohttp
 from jupyter_core.paths import jupyter_data_dir
 from jupyter_core.utils import ensure_async
 from jupyter_server.extension.application import ExtensionApp
+from tornado.web import RequestHandler
 from traitlets import Any as AnyTrait
 from traitlets import Float, Unicode
+from yarl import URL
 
 from jupyter_comfy_lock.domain.config import LeasePolicy, lease_policy, parse_pool
 from jupyter_comfy_lock.domain.errors import ComfyLockError, ConfigError, StoreUnavailable
+from jupyter_comfy_lock.domain.isolation import status_frame
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, lock_to_json
 from jupyter_comfy_lock.domain.pool import ComfyServer, comfy_to_json
 from jupyter_comfy_lock.server.acquire import Acquirer
@@ -34,6 +38,7 @@ from jupyter_comfy_lock.server.kernels import KERNEL_ACTIONS, KernelWatcher
 from jupyter_comfy_lock.server.lease import NodeLease
 from jupyter_comfy_lock.server.live import LiveTask
 from jupyter_comfy_lock.server.locks import LockService
+from jupyter_comfy_lock.server.ports import GatewayPorts
 from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, STARTED, Services
 from jupyter_comfy_lock.server.streams import HolderStreams
 from jupyter_comfy_lock.server.submit import Submitter
@@ -52,6 +57,11 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at the health of the pool.
 _LOOK_EVERY_S = 5.0
+#: Clients join a base URL and a path in either way: one slash or two.
+_GATEWAY: list[tuple[str, type[RequestHandler]]] = [
+    (r"comfy-lock/gateway/([^/]+)/+(?:api/)?ws", GatewaySocket),
+    (r"comfy-lock/gateway/([^/]+)(?:/+(.*))?", GatewayHandler),
+]
 #: Seconds that the end of a holder waits for its ComfyServer to take its prompts off the queue.
 _CANCEL_WAIT_S = 3.0
 
@@ -108,13 +118,15 @@ class ComfyLock(ExtensionApp):
     def initialize_handlers(self) -> None:
         """Add the REST API and the gateway."""
         self.handlers.extend(HANDLERS)
-        self.handlers.extend(
-            [
-                # Clients join a base URL and a path in either way: one slash or two.
-                (r"comfy-lock/gateway/([^/]+)/+(?:api/)?ws", GatewaySocket),
-                (r"comfy-lock/gateway/([^/]+)(?:/+(.*))?", GatewayHandler),
-            ]
-        )
+        self.handlers.extend(_GATEWAY)
+        assert self.serverapp is not None
+        # Many clients write "@" where JupyterHub, for a user of that name, writes "%40".
+        as_clients_write = URL(self.serverapp.base_url).raw_path
+        if as_clients_write != self.serverapp.base_url:
+            web_app: Any = self.serverapp.web_app
+            web_app.add_handlers(
+                ".*$", [(re.escape(as_clients_write) + path, to) for path, to in _GATEWAY]
+            )
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         self._session: aiohttp.ClientSession = new_session()
@@ -129,6 +141,7 @@ class ComfyLock(ExtensionApp):
         self._tasks = TaskService(self._stores.tasks, self._locks, self.log, self._tell_task)
         files = FileService(self._stores.uploads, self._tasks)
         self._streams = HolderStreams(self._tasks.on_frame, self.log)
+        self._ports = GatewayPorts(serverapp.web_app, serverapp.base_url)
         self._follower = Follower(self._tasks, self._upstreams, self.log)
         self._kernels = KernelWatcher(
             self._registry,
@@ -153,6 +166,7 @@ class ComfyLock(ExtensionApp):
             submitter=Submitter(self._tasks, self._locks, files, self._streams.of, self.log),
             files=files,
             streams=self._streams,
+            ports=self._ports,
             events=self._events,
             pin_of=self._pin_of,
             policy=self.policy,
@@ -212,6 +226,7 @@ class ComfyLock(ExtensionApp):
         atexit.unregister(self._stop_without_loop)
         for stop in (
             self._health.stop,
+            self._ports.stop,
             self._kernels.stop,
             self._follower.stop,
             # What was just cancelled has mostly ended by now; one more look writes that down.
@@ -262,6 +277,7 @@ class ComfyLock(ExtensionApp):
 
     async def _end_holder(self, holder: Holder, why: str) -> None:
         """Release everything a holder held, its prompts first (R8)."""
+        self._ports.close(holder.holder_id)
         try:
             await self._cancel_all_of(holder, why)
         finally:
@@ -293,7 +309,11 @@ class ComfyLock(ExtensionApp):
         self._events.publish("lock", holder_id, {"lock": shown, "reason": why}, to=holder_id)
 
     def _tell_task(self, live: LiveTask) -> None:
-        self._events.publish("task", live.task.task_id, live.to_json(), to=live.task.holder_id)
+        holder_id = live.task.holder_id
+        self._events.publish("task", live.task.task_id, live.to_json(), to=holder_id)
+        if not live.task.pending and not live.ending:
+            # ComfyUI has said nothing of its end: clients still count it.
+            self._streams.say(holder_id, status_frame(self._tasks.left(holder_id)))
 
     async def _watch_health(self) -> None:
         told: list[dict[str, Any]] = []

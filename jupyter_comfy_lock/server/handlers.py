@@ -63,7 +63,7 @@ class HoldersHandler(ComfyLockHandler):
             {
                 "holder": holder.to_json(),
                 "credential": holder.credential,
-                "gateway_path": f"comfy-lock/gateway/{holder.credential}/",
+                "gateway_path": f"comfy-lock/gateway/{holder.gateway_key}/",
                 "version": __version__,
                 "lease": {
                     "ttl_s": self.services.policy.ttl_s,
@@ -107,6 +107,25 @@ class PinHandler(ComfyLockHandler):
             self.services.locks.upstream(ComfyId(comfy_id))
         holder.pin = ComfyId(comfy_id or "")
         self.finish({"pin": comfy_id})
+
+
+class PortHandler(ComfyLockHandler):
+    """`holders/me/port`."""
+
+    @allow_unauthenticated
+    async def put(self) -> None:
+        """Open a port that leads to the holder's gateway, the named one or any."""
+        number = self.body().get("port", 0)
+        if type(number) is not int or not 0 <= number < 2**16:
+            raise BadRequest(field="port", why="must be the number of a port, or 0 for any")
+        self.finish({"port": self.services.ports.open(self.the_holder(), number)})
+
+    @allow_unauthenticated
+    async def delete(self) -> None:
+        """Close it."""
+        self.services.ports.close(self.the_holder().holder_id)
+        self.set_status(HTTPStatus.NO_CONTENT)
+        self.finish()
 
 
 class ForceHandler(ComfyLockHandler):
@@ -321,6 +340,7 @@ HANDLERS: list[tuple[str, type[ComfyLockHandler]]] = [
     (r"comfy-lock/api/holders/me", MyHolderHandler),
     (r"comfy-lock/api/holders/me/lease", LeaseHandler),
     (r"comfy-lock/api/holders/me/pin", PinHandler),
+    (r"comfy-lock/api/holders/me/port", PortHandler),
     (r"comfy-lock/api/holders/([^/]+)/release", ForceHandler),
     (r"comfy-lock/api/pool", PoolHandler),
     (r"comfy-lock/api/pool/([^/]+)/state", AccessHandler),

@@ -1,11 +1,13 @@
-"""Holders: kernel incarnations, and the credential by which each is known."""
+"""Holders: kernel incarnations, and the secrets by which each is known."""
 
 import hashlib
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from jupyter_comfy_lock.domain.desk import Desk
 from jupyter_comfy_lock.domain.errors import UnknownHolder
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId
 
@@ -26,6 +28,11 @@ class Holder:
     process: int | None
     #: Acts for this holder and nobody else, and is worth nothing once the holder has ended (R10).
     credential: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    #: Stands in the gateway's URL, which other programs and the scripts of ComfyUI's own page are
+    #: given, and opens nothing else: no lock can be taken or let go of with it.
+    gateway_key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    #: What ComfyUI's web interface keeps for it.
+    desk: Desk = field(default_factory=Desk, repr=False)
     #: The ComfyServer that it said it prefers; "" for none, None if it said nothing.
     pin: ComfyId | None = None
     #: Open event streams.
@@ -51,6 +58,7 @@ class HolderRegistry:
 
     def __init__(self) -> None:
         self._by_credential: dict[str, Holder] = {}
+        self._by_gateway_key: dict[str, Holder] = {}
         self._by_kernel: dict[str, Holder] = {}
         self._incarnations: dict[str, int] = {}
 
@@ -77,12 +85,14 @@ class HolderRegistry:
         )
         self._by_kernel[kernel_id] = holder
         self._by_credential[_digest(holder.credential)] = holder
+        self._by_gateway_key[_digest(holder.gateway_key)] = holder
         return holder
 
     def remove(self, holder: Holder) -> bool:
-        """Forget a holder, credential first; False if that was done before."""
+        """Forget a holder, credentials first; False if that was done before."""
         if self._by_credential.pop(_digest(holder.credential), None) is None:
             return False
+        del self._by_gateway_key[_digest(holder.gateway_key)]
         if self._by_kernel.get(holder.kernel_id) is holder:
             del self._by_kernel[holder.kernel_id]
         return True
@@ -93,11 +103,15 @@ class HolderRegistry:
         Raises:
             UnknownHolder: nobody's, or not any more.
         """
-        # Looked up by its hash, so that the time it takes says nothing about the credentials.
-        holder = self._by_credential.get(_digest(credential))
-        if holder is None:
-            raise UnknownHolder
-        return holder
+        return _find(self._by_credential, credential)
+
+    def by_gateway_key(self, key: str) -> Holder:
+        """Return whose part of the gateway that opens.
+
+        Raises:
+            UnknownHolder: nobody's, or not any more.
+        """
+        return _find(self._by_gateway_key, key)
 
     def of_kernel(self, kernel_id: str) -> Holder | None:
         """Return the present incarnation of a kernel."""
@@ -110,6 +124,14 @@ class HolderRegistry:
     def all(self) -> list[Holder]:
         """Return all holders."""
         return list(self._by_kernel.values())
+
+
+def _find(holders: Mapping[str, Holder], secret: str) -> Holder:
+    # Looked up by its hash, so that the time it takes says nothing about the secrets.
+    holder = holders.get(_digest(secret))
+    if holder is None:
+        raise UnknownHolder
+    return holder
 
 
 def _digest(credential: str) -> str:

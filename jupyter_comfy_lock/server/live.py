@@ -21,6 +21,8 @@ class LiveTask:
     progress: Progress
     #: The ComfyServer was asked to run it, as far as we can tell.
     sent: bool = False
+    #: Its ComfyServer has said how it ended, and counts it no more.
+    ending: bool = False
     #: Its ComfyServer has said that it is over.
     over: bool = False
     preview: Preview | None = None

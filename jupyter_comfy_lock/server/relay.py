@@ -19,7 +19,6 @@ _BACK = (
     "ETag",
     "Last-Modified",
     "Cache-Control",
-    "Vary",
 )
 #: What goes there. No Host, Origin, Cookie or Authorization of the Jupyter server's (R10).
 _THERE = (
@@ -64,9 +63,17 @@ async def copy_answer(response: aiohttp.ClientResponse, handler: RequestHandler)
     for name in _BACK:
         if name in response.headers:
             handler.set_header(name, response.headers[name])
+    # The handler may have its own to say.
+    for value in response.headers.getall("Vary", ()):
+        handler.add_header("Vary", value)
     # What artists' servers make is shown on the Jupyter server's own origin: never as a page.
     handler.set_header("X-Content-Type-Options", "nosniff")
     handler.set_header("Content-Security-Policy", "sandbox")
+    await copy_body(response, handler)
+
+
+async def copy_body(response: aiohttp.ClientResponse, handler: RequestHandler) -> None:
+    """Stream the body of `response` to the client of `handler`, after what is written there."""
     send_at_once(handler)
     try:
         if handler.request.method != "HEAD":

@@ -11,6 +11,7 @@ from jupyter_comfy_lock.server.files import FileService
 from jupyter_comfy_lock.server.holders import Holder, HolderRegistry
 from jupyter_comfy_lock.server.kernels import KernelWatcher
 from jupyter_comfy_lock.server.locks import LockService
+from jupyter_comfy_lock.server.ports import GatewayPorts
 from jupyter_comfy_lock.server.streams import HolderStreams
 from jupyter_comfy_lock.server.submit import Submitter
 from jupyter_comfy_lock.server.tasks import TaskService
@@ -30,6 +31,7 @@ class Services:
     submitter: Submitter
     files: FileService
     streams: HolderStreams
+    ports: GatewayPorts
     events: EventHub
     #: The ComfyServer that the holder's notebook is pinned to.
     pin_of: Callable[[Holder], Awaitable[ComfyId | None]]

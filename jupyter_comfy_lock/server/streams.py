@@ -61,6 +61,11 @@ class HolderStreams:
 
         return stop
 
+    def say(self, holder_id: HolderId, frame: Frame) -> None:
+        """Tell the local listeners something that their ComfyServer has not said."""
+        for listener in tuple(self._listeners.get(holder_id, ())):
+            listener(frame)
+
     async def stop(self) -> None:
         """Close all sockets and wait for it."""
         for holder_id in list(self._streams):
@@ -69,5 +74,4 @@ class HolderStreams:
 
     def _heard(self, holder_id: HolderId, frame: Frame) -> None:
         self._on_frame(holder_id, frame)
-        for listener in tuple(self._listeners.get(holder_id, ())):
-            listener(frame)
+        self.say(holder_id, frame)

@@ -146,9 +146,10 @@ class TaskService:
     def _apply(self, live: LiveTask, message: says.Message) -> None:
         match message:
             case says.Executing(node=None):
-                live.over = True
+                live.ending = live.over = True
                 self.in_background(self.finish(live))
             case says.Over():
+                live.ending = True
                 self.in_background(self._finish_later(live))
             case says.Started():
                 self.move(live, TaskState.RUNNING)
@@ -202,6 +203,14 @@ class TaskService:
             self._log.warning("No history of task %s yet: %s", live.task.task_id, error)
         finally:
             live.finishing = False
+
+    async def found(self, holder_id: HolderId, history: Mapping[str, Any]) -> None:
+        """Take in what a holder has read of its history: whoever has, asks for the files next."""
+        for prompt_id, entry in history.items():
+            live = self._of_prompt(holder_id, prompt_id)
+            # One whose answer is still to come may have outputs that were dropped.
+            if live is not None and live.sent and live.task.pending:
+                await self.end(live, says.outcome(entry))
 
     # -- state -------------------------------------------------------------------------------
 
@@ -420,6 +429,10 @@ class TaskService:
             for live in self._live.values()
             if live.task.pending and holder_id in (None, live.task.holder_id)
         ]
+
+    def left(self, holder_id: HolderId) -> int:
+        """Return how many of a holder's prompts ComfyUI would say that it still has to do."""
+        return sum(not live.ending for live in self.pending(holder_id))
 
     async def to_follow(self) -> list[LiveTask]:
         """Return the tasks whose end this Jupyter server has to find out.

@@ -82,8 +82,12 @@ def test_moving_while_tasks_pend_names_kernel_operation_both_servers_and_tasks()
 
 def test_no_lock_names_prompt_and_kernel():
     message = errors.NoLock("a.ipynb", prompt="t1").message
-    assert "t1" in message
-    assert "a.ipynb" in message
+    assert message.startswith(
+        "Prompt t1 of a.ipynb was not sent: the kernel holds no lock. Take one"
+    )
+    # Other calls than a prompt need a lock too.
+    message = errors.NoLock("a.ipynb").message
+    assert message.startswith("Nothing of a.ipynb was sent: the kernel holds no lock.")
 
 
 def test_a_wait_in_vain_is_a_timeout_for_whoever_catches_those():

@@ -25,11 +25,11 @@ TABLE = [
     ("POST", "upload/image", Route.UPLOAD),
     ("POST", "upload/mask", Route.UPLOAD),
     ("POST", "free", Route.EXCLUSIVE),
-    ("POST", "settings", Route.EXCLUSIVE),
-    ("POST", "settings/Comfy.x", Route.EXCLUSIVE),
-    ("POST", "userdata/a.json", Route.EXCLUSIVE),
-    ("DELETE", "userdata/a.json", Route.EXCLUSIVE),
-    ("GET", "userdata", Route.EXCLUSIVE),
+    ("POST", "settings", Route.DESK),
+    ("POST", "settings/Comfy.x", Route.DESK),
+    ("POST", "userdata/a.json", Route.DESK),
+    ("DELETE", "userdata/a.json", Route.DESK),
+    ("GET", "userdata", Route.DESK),
     ("PUT", "anything", Route.EXCLUSIVE),
     ("PATCH", "anything", Route.EXCLUSIVE),
     ("GET", "manager/reboot", Route.EXCLUSIVE),
@@ -44,8 +44,11 @@ TABLE = [
     ("GET", "embeddings", Route.PASS),
     ("GET", "extensions", Route.PASS),
     ("GET", "features", Route.PASS),
-    ("GET", "settings", Route.PASS),
-    ("GET", "users", Route.PASS),
+    ("GET", "settings", Route.DESK),
+    ("GET", "users", Route.DESK),
+    ("POST", "users", Route.DESK),
+    ("GET", "v2/userdata", Route.DESK),
+    ("POST", "userdata/a.json/move/b.json", Route.DESK),
     ("GET", "i18n", Route.PASS),
     ("GET", "node_replacements", Route.PASS),
     ("GET", "global_subgraphs/x", Route.PASS),
@@ -82,10 +85,25 @@ def test_jobs_are_below_api_only(method, path, to):
 
 @pytest.mark.parametrize(
     "path",
-    ["", "index.html", "assets/index-1.js", "scripts/app.js", "favicon.ico", "fonts/a.woff2"],
+    ["assets/index-1.js", "scripts/app.js", "favicon.ico", "fonts/a.woff2"],
 )
 def test_the_files_of_comfyuis_own_page_pass(path):
     assert route("GET", path) is Route.PASS
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "to"),
+    [
+        ("GET", "", Route.PAGE),
+        ("HEAD", "index.html", Route.PAGE),
+        ("POST", "", Route.EXCLUSIVE),
+        ("GET", "api/", Route.EXCLUSIVE),
+        ("GET", "extensions/mine/page.html", Route.PASS),
+    ],
+)
+def test_one_page_may_run_scripts(method, path, to):
+    """R10."""
+    assert route(method, path) is to
     assert route("POST", path) is not Route.PASS
 
 

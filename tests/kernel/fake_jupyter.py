@@ -117,6 +117,7 @@ class FakeJupyter:
         self.files: dict[str, bytes] = {}
         self.lock: dict[str, Any] | None = None
         self.pin: str | None = None
+        self.port: int | None = None
         self.fence = 0
         #: ComfyServers that b.ipynb holds.
         self.taken: set[str] = set()
@@ -253,6 +254,12 @@ class FakeJupyter:
                 self._known(body["comfy_id"])
                 self.pin = body["comfy_id"]
                 return httpx.Response(200, json={"pin": self.pin})
+            case ["PUT", "holders", "me", "port"]:
+                self.port = body["port"] or 40123
+                return httpx.Response(200, json={"port": self.port})
+            case ["DELETE", "holders", "me", "port"]:
+                self.port = None
+                return httpx.Response(204)
             case ["POST", "tasks"]:
                 return self._submit(body, holder)
             case ["GET", "tasks"]:
@@ -297,7 +304,7 @@ class FakeJupyter:
         answer = {
             "holder": holder,
             "credential": credential,
-            "gateway_path": f"comfy-lock/gateway/{credential}/",
+            "gateway_path": f"comfy-lock/gateway/key-{incarnation}/",
             "version": "0",
         }
         return httpx.Response(201, json=answer | ({"lease": self.lease} if self.lease else {}))

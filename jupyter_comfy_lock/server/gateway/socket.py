@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
@@ -22,6 +23,8 @@ from jupyter_comfy_lock.server.holders import Holder
 from jupyter_comfy_lock.server.services import SERVICES, Services
 from jupyter_comfy_lock.server.stream import Frame
 
+_log = logging.getLogger(__name__)
+
 #: Close codes from the range left to applications.
 LOCK_LOST = 4001
 TOO_SLOW = 4002
@@ -41,20 +44,20 @@ class GatewaySocket(WebSocketHandler):
 
     def prepare(self) -> None:
         """Find out whose socket it is; it needs a lock like everything else (R2, R7)."""
-        credential = self.path_args[0]
+        key = self.path_args[0]
         mask(self)
         if SERVICES not in self.settings:
             # Credentials are of a former life of this Jupyter server while it starts.
             raise HTTPError(HTTPStatus.SERVICE_UNAVAILABLE)
         self.services = self.settings[SERVICES]
         try:
-            self.holder = self.services.holders.by_credential(unquote(credential))
+            self.holder = self.services.holders.by_gateway_key(unquote(key))
             self.services.locks.check(self.holder.holder_id, self.holder.name)
         except ComfyLockError as error:
             raise HTTPError(error.http_status_hint, reason=error.code) from None
 
     def check_origin(self, origin: str) -> bool:
-        """Accept any origin: the credential is in the path, and no page of another site has it."""
+        """Accept any origin: the key is in the path, and no page of another site has it."""
         return True
 
     @allow_unauthenticated
@@ -69,7 +72,8 @@ class GatewaySocket(WebSocketHandler):
         self._mine = await self.services.tasks.belongings(self.holder.holder_id)
         self._sending = asyncio.create_task(self._send())
         sid = self.get_query_argument("clientId", "") or uuid4().hex
-        self._frames.put_nowait(status_frame(self._pending(), sid))
+        left = self.services.tasks.left(self.holder.holder_id)
+        self._frames.put_nowait(status_frame(left, sid))
         self._stop_listening: Callable[[], None] = self.services.streams.listen(
             self.holder.holder_id, self._on_frame
         )
@@ -112,12 +116,20 @@ class GatewaySocket(WebSocketHandler):
         shown = my_frame(
             frame,
             self._mine.ids,
-            pending=len(pending),
+            pending=self.services.tasks.left(self.holder.holder_id),
             alone=runs or lock.mode is Mode.EXCLUSIVE,
             metadata=self._metadata,
         )
         if shown is not None:
             self._put(shown)
+
+    def _log(self) -> None:
+        # tornado's place for this. ComfyUI's page asks for a socket three times a second, all
+        # night long, when its kernel has ended or let go of the lock.
+        if self.get_status() in (HTTPStatus.FORBIDDEN, HTTPStatus.CONFLICT):
+            _log.debug("%d: no socket at %s", self.get_status(), self.request.uri)
+        else:
+            super()._log()
 
     def _put(self, frame: Frame) -> None:
         try:
@@ -130,9 +142,6 @@ class GatewaySocket(WebSocketHandler):
             while True:
                 frame = await self._frames.get()
                 await self.write_message(frame, binary=isinstance(frame, bytes))
-
-    def _pending(self) -> int:
-        return len(self.services.tasks.pending(self.holder.holder_id))
 
 
 #: What the gateway can do, told to a client that asks.

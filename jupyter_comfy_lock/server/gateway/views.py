@@ -22,8 +22,8 @@ class Views(GatewayCall):
         match self.route:
             case Route.QUEUE_LENGTH:
                 self.lock()
-                pending = len(tasks.pending(self.holder.holder_id))
-                self.finish({"exec_info": {"queue_remaining": pending}})
+                left = tasks.left(self.holder.holder_id)
+                self.finish({"exec_info": {"queue_remaining": left}})
             case Route.QUEUE:
                 self.finish(isolation.my_queue(await self.upstream().get("/queue"), mine))
             case Route.STATS:
@@ -42,9 +42,12 @@ class Views(GatewayCall):
                 if prompt_id in mine
                 else {}
             )
-            self.finish(isolation.my_history(answer, mine))
+            history = isolation.my_history(answer, mine)
+            await self.services.tasks.found(self.holder.holder_id, history)
+            self.finish(history)
             return
         history = isolation.my_history(await self.upstream().get("/history"), mine)
+        await self.services.tasks.found(self.holder.holder_id, history)
         limit, offset = self._number("max_items"), self._number("offset")
         if offset is None:
             # The newest ones, where no offset is asked for.
