@@ -13,10 +13,15 @@ _FILE = re.compile(r"[^\n]{1,250}\.\w{1,11}")
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A file in a ComfyServer's folder for inputs; see `isolation.input_file`."""
+    """A file in a ComfyServer's folder for inputs, as it is written; see `isolation.input_file`."""
 
     subfolder: str
     filename: str
+
+    @property
+    def folded(self) -> str:
+        """Return what it has in common with all that some file systems take for the same file."""
+        return f"{self.subfolder}/{self.filename}".casefold()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +38,8 @@ class NamedFile:
 
     @property
     def key(self) -> InputFile:
-        """Return what tells the input from all others, where large letters may be small ones."""
-        return InputFile(self.subfolder.casefold(), self.filename.casefold())
+        """Return the input that it is."""
+        return InputFile(self.subfolder, self.filename)
 
 
 def named_files(prompt: Mapping[str, Any]) -> list[NamedFile]:

@@ -147,7 +147,7 @@ def my_jobs(
 
 
 def input_file(filename: str, subfolder: str) -> InputFile | None:
-    """Return what tells an input of a ComfyServer from all others.
+    """Return the input of a ComfyServer that these name.
 
     None for names that ComfyUI, or the file system below it, takes for another file: it looks at
     "x.png [output]" in another folder, at "a/x.png" as "x.png", and "./" is no folder at all.
@@ -157,8 +157,7 @@ def input_file(filename: str, subfolder: str) -> InputFile | None:
         return None
     if subfolder and any(part in ("", ".", "..") for part in subfolder.split("/")):
         return None
-    # Some file systems do not tell large letters from small ones.
-    return InputFile(subfolder.casefold(), filename.casefold())
+    return InputFile(subfolder, filename)
 
 
 def my_stats(stats: Mapping[str, Any]) -> dict[str, Any]:

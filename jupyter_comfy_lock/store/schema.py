@@ -149,7 +149,10 @@ uploads = Table(
     Column("subfolder", Text, primary_key=True),
     Column("filename", Text, primary_key=True),
     Column("kernel_id", Text, primary_key=True),
+    #: What some file systems take for the same name.
+    Column("folded", Text, nullable=False),
 )
+Index("uploads_by_name", uploads.c.comfy_id, uploads.c.folded)
 
 tasks = Table(
     "tasks",

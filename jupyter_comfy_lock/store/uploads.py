@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from contextlib import suppress
 
-from sqlalchemy import Connection, insert, select, tuple_
+from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from jupyter_comfy_lock.domain.inputs import InputFile
@@ -27,6 +27,7 @@ class UploadStore:
                 "subfolder": file.subfolder,
                 "filename": file.filename,
                 "kernel_id": kernel_id,
+                "folded": file.folded,
             }
             # It may be there, or come while this is being done.
             with suppress(IntegrityError), c.begin_nested():
@@ -37,20 +38,23 @@ class UploadStore:
     async def others(
         self, comfy_id: ComfyId, files: Collection[InputFile], kernel_id: str
     ) -> set[InputFile]:
-        """Return those of `files` that other kernels have uploaded there, and this one has not."""
+        """Return those of `files` that other kernels have uploaded there, and this one has not.
+
+        "CAT.png" may be another's "cat.png", or may not: it is one's own only as it was uploaded.
+        """
         if not files:
             return set()
-        keys = [(each.subfolder, each.filename) for each in files]
-        query = select(uploads.c.subfolder, uploads.c.filename, uploads.c.kernel_id).where(
+        query = select(uploads).where(
             uploads.c.comfy_id == comfy_id,
-            tuple_(uploads.c.subfolder, uploads.c.filename).in_(keys),
+            uploads.c.folded.in_([each.folded for each in files]),
         )
 
         def work(c: Connection) -> set[InputFile]:
-            owners: dict[InputFile, set[str]] = {}
-            for row in c.execute(query):
-                file = InputFile(row.subfolder, row.filename)
-                owners.setdefault(file, set()).add(row.kernel_id)
-            return {file for file, kernel_ids in owners.items() if kernel_id not in kernel_ids}
+            rows = c.execute(query).all()
+            uploaded = {row.folded for row in rows}
+            mine = {
+                InputFile(row.subfolder, row.filename) for row in rows if row.kernel_id == kernel_id
+            }
+            return {each for each in files if each.folded in uploaded and each not in mine}
 
         return await self._db.read(work)

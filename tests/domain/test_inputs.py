@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from jupyter_comfy_lock.domain.inputs import InputFile, named_files, not_mine
 
 MINE = {("mine_00001_.png", "", "output"), ("t.png", "sub", "temp")}
-OTHERS = {InputFile("", "cat.png"), InputFile("pets", "dog.png")}
+OTHERS = {InputFile("", "cat.png"), InputFile("", "CAT.PNG"), InputFile("pets", "dog.png")}
 
 
 def loads(value):

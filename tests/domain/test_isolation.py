@@ -217,7 +217,10 @@ def test_a_name_that_comfyui_may_take_for_another_file_is_none(filename, subfold
 
 
 def test_an_input_is_known_by_folder_and_name_large_or_small():
-    assert input_file("B.png", "S/t") == input_file("b.PNG", "s/T") == InputFile("s/t", "b.png")
+    large, small = InputFile("S/t", "B.png"), InputFile("s/T", "b.PNG")
+    assert input_file("B.png", "S/t") == large
+    assert large != small
+    assert large.folded == small.folded
     assert input_file("b.png", "") != input_file("b.png", "s")
     assert input_file("pic [1].png", "") == InputFile("", "pic [1].png")
 

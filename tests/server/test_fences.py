@@ -37,6 +37,8 @@ CALLS: dict[Route, tuple[str, str, Any]] = {
     Route.VIEW: ("GET", "view?filename=cat.png&type=input", dict),
     Route.UPLOAD: ("POST", "upload/image", lambda: {"data": a_form()}),
     Route.STATS: ("GET", "system_stats", dict),
+    Route.PAGE: ("GET", "", dict),
+    Route.DESK: ("GET", "settings", dict),
     Route.EXCLUSIVE: ("POST", "free", lambda: {"json": {}}),
 }
 
@@ -279,6 +281,7 @@ class TestAShortLease:
         self, world: World
     ):
         kernel = await a_holder(world)
+        world.renews(kernel)
         async with world.store_away():
             await until(lambda: not world.lease.fresh)
             before = reached(world)
@@ -294,6 +297,7 @@ class TestAShortLease:
 
     async def test_a_lock_asked_for_after_it_is_one_that_can_be_used(self, world: World):
         kernel = await world.kernel()
+        world.renews(kernel)
         lock = await kernel.lock("gpu-1", "exclusive")
         async with world.store_away():
             await until(lambda: not world.lease.fresh)
@@ -302,6 +306,7 @@ class TestAShortLease:
 
     async def test_the_end_of_a_kernel_is_written_down_later(self, world: World):
         a, b = await world.kernel("a.ipynb"), await world.kernel("b.ipynb")
+        world.renews(a, b)
         task_id = await running(a)
         async with world.store_away():
             assert (await a.call("DELETE", "holders/me")).status == 204
@@ -313,6 +318,7 @@ class TestAShortLease:
 
     async def test_a_task_that_ends_meanwhile_lets_its_lock_drain_later(self, world: World):
         a, b = await world.kernel("a.ipynb"), await world.kernel("b.ipynb")
+        world.renews(a, b)
         task_id = await running(a, 10)
         async with world.store_away():
             assert (await a.ended(task_id))["state"] == "succeeded"

@@ -408,7 +408,9 @@ async def test_my_upload_overwrites_nobodys_and_nobody_else_can_read_it(world: W
     query = "view?type=input&subfolder=&filename="
     assert (await b.comfy("GET", query + "cat.png")).body == b"theirs"
     assert (await a.comfy("GET", query + mine["name"].replace(" ", "%20"))).body == b"mine!"
-    for trick in ("cat.png", "./cat.png", "x/cat.png", "cat.png%20[input]", "CAT.png"):
+    assert (await upload(a, "CAT.png", b"mine too")).json()["name"] == "CAT.png"
+    assert (await a.comfy("GET", query + "CAT.png")).body == b"mine too"
+    for trick in ("cat.png", "./cat.png", "x/cat.png", "cat.png%20[input]", "Cat.png"):
         assert (await a.comfy("GET", query + trick)).status == 404
     for folder in (".", "./", "x/.."):
         asked = await a.comfy("GET", f"view?type=input&subfolder={folder}&filename=cat.png")

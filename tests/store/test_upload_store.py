@@ -31,6 +31,15 @@ async def test_r4_a_file_is_others_unless_one_has_uploaded_it_too(uploads):
     assert await uploads.others(GPU, [], "k3") == set()
 
 
+async def test_r4_a_name_in_other_letters_is_nobodys_way_to_a_file(uploads):
+    large = InputFile("", "CAT.png")
+    await uploads.add(GPU, CAT, "k1")
+    assert await uploads.others(GPU, [large], "k2") == {large}
+    await uploads.add(GPU, large, "k2")
+    assert await uploads.others(GPU, [large, CAT], "k2") == {CAT}
+    assert await uploads.others(GPU, [large, CAT], "k1") == {large}
+
+
 async def test_the_same_upload_is_recorded_once(uploads, open_database):
     elsewhere = UploadStore(open_database())
     await asyncio.gather(*(each.add(GPU, DOG, "k1") for each in (uploads, elsewhere) * 3))
