@@ -227,7 +227,8 @@ class Acquirer:
                 raise _and_the_others(error, candidates.unusable) from None
             raise
         finally:
-            if not self._debts.owes(request.lock_id):
+            # Also when this was cancelled twice, and nobody waits for its being taken back.
+            if not self._debts.unsure(request.lock_id):
                 self._held.answered(request.lock_id)
 
     async def _candidates(self, wish: Wish) -> Candidates:
@@ -276,12 +277,14 @@ class Acquirer:
                 same = kept is not None and kept.comfy_id == lock.comfy_id
                 return Grant(lock=lock, was=kept.mode if kept is not None and same else None)
         except TimeoutError:
+            self._debts.begin(request.lock_id)
             raise await asyncio.shield(self._out_of_time(request, wish)) from None
         except BaseException as error:
             # Also when the caller is cancelled: a lock that nobody knows of must not stay.
             stands = place is not None and place.stands_there
             refused = isinstance(error, ComfyLockError) and not isinstance(error, StoreUnavailable)
             if stands or not refused:
+                self._debts.begin(request.lock_id)
                 taken_back = self._debts.take_back(request.lock_id, LockEvent.RELEASED)
                 await asyncio.shield(taken_back)
             raise
@@ -345,6 +348,7 @@ class Acquirer:
                 self._refuse_if_over(lock, request.lock_id)
         except BaseException:
             if not used:
+                self._debts.begin(lock.lock_id)
                 await asyncio.shield(self._give_back(lock, before))
             raise
         self._held.put(lock)

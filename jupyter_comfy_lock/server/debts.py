@@ -27,17 +27,28 @@ class Debts:
         self._requests: set[LockId] = set()
         #: Holders that are gone, and whose locks it has to end.
         self._holders: set[HolderId] = set()
+        #: Requests that are being taken back.
+        self._taking: set[LockId] = set()
         #: Locks under which nothing more goes out.
         self._unconfirmed: set[LockId] = set()
 
+    def begin(self, lock_id: LockId) -> None:
+        """Begin to take a request back: before anything is waited for, since waiting can end."""
+        self.forgive(lock_id)
+        self._taking.add(lock_id)
+
     async def take_back(self, lock_id: LockId, event: LockEvent) -> None:
         """Take a request back, and the lock that it may have led to; if need be later."""
-        self.forgive(lock_id)
+        self.begin(lock_id)
         try:
             await self.withdraw(lock_id, event)
         except StoreUnavailable as error:
             self._log.error("A lock is given back later: %s", error)
             self._requests.add(lock_id)
+        else:
+            self._held.answered(lock_id)
+        finally:
+            self._taking.discard(lock_id)
 
     async def withdraw(self, lock_id: LockId, event: LockEvent) -> Lock | None:
         """Take a request back; return the lock that it had led to.
@@ -84,8 +95,12 @@ class Debts:
         self._requests.add(lock_id)
 
     def owes(self, lock_id: LockId) -> bool:
-        """Whether a request is to be taken back still: nobody knows what became of it."""
+        """Whether a request is to be taken back later: nobody knows what became of it."""
         return lock_id in self._requests
+
+    def unsure(self, lock_id: LockId) -> bool:
+        """Whether a request is being taken back, or will be: until then it may be granted."""
+        return lock_id in self._requests or lock_id in self._taking
 
     def forgive(self, lock_id: LockId) -> None:
         """Do not take a request back: it was asked again, and its lock is used."""

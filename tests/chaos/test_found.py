@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from jupyter_comfy_lock.domain.errors import ComfyLockError, NoLock
+from jupyter_comfy_lock.domain.errors import ComfyLockError, LockTimeout, NoLock
 from jupyter_comfy_lock.domain.lock import HolderId, LockEvent, Mode
 from jupyter_comfy_lock.server.acquire import Wish
 from tests.chaos.setup import POOL, Setup
@@ -159,3 +159,32 @@ async def test_what_another_request_has_made_shared_is_not_used_exclusively(node
     assert node.held.check(A, "").mode is Mode.SHARED
     shared()
     assert (await newer).lock == node.held.check(A, "")
+
+
+@pytest.mark.asyncio
+async def test_a_request_that_nobody_waits_for_counts_until_it_is_taken_back(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.acquirer.acquire(wish(A, Mode.EXCLUSIVE))
+    is_late, go = asyncio.Event(), asyncio.Event()
+
+    async def say_how_it_stands(*_: object) -> LockTimeout:
+        is_late.set()
+        await go.wait()
+        return LockTimeout(0.0, "", [])
+
+    monkeypatch.setattr(node.acquirer, "_timed_out", say_how_it_stands)
+    hold_back_answer(node, "ask")
+    asking = asyncio.create_task(node.acquirer.acquire(wish(A, Mode.SHARED, 0.01)))
+    await is_late.wait()
+    await until(lambda: stored(node, [(A, "shared")]))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    # Others may share it already, and it is not taken back yet.
+    assert node.held.check(A, "").mode is Mode.SHARED
+    go.set()
+    await until(lambda: stored(node, []))
+    with pytest.raises(ComfyLockError):
+        node.held.check(A, "")
+    assert not node.held.asking

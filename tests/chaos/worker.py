@@ -49,6 +49,7 @@ from jupyter_comfy_lock.store.nodes import NodeStore
 from jupyter_comfy_lock.store.place import store_place
 from jupyter_comfy_lock.store.stores import Stores, backend_at
 from jupyter_comfy_lock.store.tasks import TaskStore
+from jupyter_comfy_lock.store.uploads import UploadStore
 from tests.chaos.history import History, S, now
 from tests.chaos.setup import POOL, WIDE, Setup
 
@@ -267,6 +268,7 @@ class Node:
                 nodes=counted_nodes,
                 tasks=TaskStore(self.database),
                 maintenance=maintenance,
+                uploads=UploadStore(self.database),
             ),
             _upstreams=upstreams,
             policy=lease_policy(setup.ttl_s),
