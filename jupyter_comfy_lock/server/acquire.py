@@ -212,11 +212,12 @@ class Acquirer:
         if request.lock_id in self._held.asking and not self._debts.owes(request.lock_id):
             raise BadRequest(field="request_id", why="is that of a request that is under way")
         began_s = time.monotonic()
-        self._held.asking[request.lock_id] = Asked(
+        asked = Asked(
             holder_id=request.holder_id,
             mode=request.mode,
             comfy_ids=[each.comfy_id for each in request.wants],
         )
+        self._held.ask(request.lock_id, asked)
         try:
             before = self._held.by(wish.holder_id)
             grant = await self._grant(request, wish, before, on_move)
@@ -417,6 +418,9 @@ class Acquirer:
             raise UnknownHolder
         if self._held.outdated(lock):
             why = "another request of this kernel took the place of this one"
+            raise StaleLock(lock.comfy_id, lock.fence, why)
+        if self._held.was_given_back(lock, request_id):
+            why = "an earlier request of this kernel that had led to it was taken back"
             raise StaleLock(lock.comfy_id, lock.fence, why)
         if request_id in self._held.revoked:
             raise StaleLock(lock.comfy_id, lock.fence, self._held.revoked[request_id])

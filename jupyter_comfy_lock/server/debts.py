@@ -62,9 +62,10 @@ class Debts:
         # Before the store gives it to others: nothing may go out under it, nor under what it took
         # the place of, which is held here still if whoever asked does not know of the grant.
         self._held.revoke(lock_id, "the request was taken back")
-        await self.lose_for(lock)
-        self._log.info("A lock of %s on %s is given back", lock.holder_id, lock.comfy_id)
-        return await self._store.withdraw(lock_id, event)
+        with self._held.giving_back(lock):
+            await self.lose_for(lock)
+            self._log.info("A lock of %s on %s is given back", lock.holder_id, lock.comfy_id)
+            return await self._store.withdraw(lock_id, event)
 
     async def lose_for(self, lock: Lock) -> None:
         """Lose what a holder has that was replaced by `lock`, which is given back, or is that."""

@@ -1,6 +1,7 @@
 """What this Jupyter server knows of its holders' locks, so that the store need not be asked."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from jupyter_comfy_lock.domain.errors import NoLock, StaleLock, StoreUnavailable
@@ -39,6 +40,10 @@ class HeldLocks:
         #: Requests that are under way, so that news of them are no surprise; also those of which
         #: nobody knows yet what the store did with them.
         self.asking: dict[LockId, Asked] = {}
+        #: Locks that are being given back, and whose they are: others may have them any moment.
+        self._giving_back: dict[LockId, HolderId] = {}
+        #: Those that were given back while a request of their holder was under way.
+        self._not_for: dict[LockId, set[LockId]] = {}
         #: Why a lock was taken away that was granted and is not used yet.
         self.revoked: dict[LockId, str] = {}
         #: Locks that were let go of here, and may drain still.
@@ -86,10 +91,36 @@ class HeldLocks:
         """Whether requests of the holder are under way, which may replace what it has."""
         return any(asked.holder_id == holder_id for asked in self.asking.values())
 
+    def ask(self, lock_id: LockId, asked: Asked) -> None:
+        """Note that a request is under way."""
+        self.asking[lock_id] = asked
+        whose = self._giving_back.items()
+        self._not_for[lock_id] = {each for each, holder in whose if holder == asked.holder_id}
+
     def answered(self, lock_id: LockId) -> None:
         """Note that a request is under way no more: what came of it is known."""
-        self.asking.pop(lock_id, None)
-        self.revoked.pop(lock_id, None)
+        for known in (self.asking, self.revoked, self._not_for):
+            known.pop(lock_id, None)
+
+    @contextmanager
+    def giving_back(self, lock: Lock) -> Iterator[None]:
+        """Have no request of its holder use a lock, while it is given back in the block.
+
+        The store may find that it has just what another request wants, and be told then that it
+        is given back.
+        """
+        self._giving_back[lock.lock_id] = lock.holder_id
+        for lock_id, asked in self.asking.items():
+            if asked.holder_id == lock.holder_id:
+                self._not_for[lock_id].add(lock.lock_id)
+        try:
+            yield
+        finally:
+            self._giving_back.pop(lock.lock_id, None)
+
+    def was_given_back(self, lock: Lock, request_id: LockId) -> bool:
+        """Whether that was done to a lock while the request was under way."""
+        return lock.lock_id in self._not_for.get(request_id, ())
 
     def revoke(self, lock_id: LockId, why: str) -> bool:
         """Have a lock not used that was granted and is not ready yet; whether it is such a one."""

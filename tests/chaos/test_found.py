@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from jupyter_comfy_lock.domain.errors import ComfyLockError, LockTimeout, NoLock
+from jupyter_comfy_lock.domain.errors import ComfyLockError, LockTimeout, NoLock, StaleLock
 from jupyter_comfy_lock.domain.lock import HolderId, LockEvent, Mode
 from jupyter_comfy_lock.server.acquire import Wish
 from tests.chaos.setup import POOL, Setup
@@ -188,3 +188,49 @@ async def test_a_request_that_nobody_waits_for_counts_until_it_is_taken_back(
     with pytest.raises(ComfyLockError):
         node.held.check(A, "")
     assert not node.held.asking
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("begins", ["before", "meanwhile"])
+async def test_what_is_being_given_back_is_no_answer_to_another_request(
+    node: Node, begins: str
+) -> None:
+    first = await node.acquirer.acquire(wish(A, Mode.EXCLUSIVE))
+    # Nobody uses it: its request was cancelled, say, when the store was away.
+    node.held.drop(A)
+    store: Any = node.acquirer._store
+    withdraw, is_reached, go = store.withdraw, asyncio.Event(), asyncio.Event()
+
+    async def late(*args: Any) -> Any:
+        is_reached.set()
+        await go.wait()
+        return await withdraw(*args)
+
+    store.withdraw = late
+    if begins == "before":
+        answer = hold_back_answer(node, "ask")
+        asking = asyncio.create_task(node.acquirer.acquire(wish(A, Mode.EXCLUSIVE)))
+        await until(lambda: is_asking(node))
+        taking = asyncio.create_task(
+            node.acquirer._debts.take_back(first.lock.lock_id, LockEvent.RELEASED)
+        )
+        await is_reached.wait()
+        answer()
+    else:
+        taking = asyncio.create_task(
+            node.acquirer._debts.take_back(first.lock.lock_id, LockEvent.RELEASED)
+        )
+        await is_reached.wait()
+        asking = asyncio.create_task(node.acquirer.acquire(wish(A, Mode.EXCLUSIVE)))
+    with pytest.raises(StaleLock, match="taken back"):
+        await asking
+    with pytest.raises(NoLock):
+        node.held.check(A, "")
+    go.set()
+    await taking
+    assert await stored(node, [])
+    assert (await node.acquirer.acquire(wish(A, Mode.SHARED))).lock.mode is Mode.SHARED
+
+
+async def is_asking(node: Node) -> bool:
+    return bool(node.held.asking)
