@@ -46,12 +46,13 @@ INSTALLED = VENV / "installed"
 REAL_COMFYUI_LOG = VENV / "real-comfyui.log"
 #: No step takes longer unless it hangs.
 STEP_S = 30 * 60.0
-#: Tests that mostly wait, and take half of the time; all others run beside them.
+#: Tests that mostly wait; all others run beside them.
 WAITING = (
     "tests/browser",
     "tests/clients",
     "tests/conformance",
     "tests/e2e",
+    "tests/test_demo.py",
 )
 #: A program that pip cannot bring -> the Debian packages that bring it.
 DEBIAN = {"chromium": ["chromium", "fonts-dejavu-core"], "postgres": ["postgresql"]}

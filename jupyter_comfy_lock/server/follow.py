@@ -104,8 +104,9 @@ class Follower:
 
     async def _name(self, upstream: Upstream, lives: list[LiveTask]) -> None:
         """Find out what the prompts are called whose answers were lost."""
+        takes_ids = (await upstream.abilities()).takes_ids
         for live in lives:
-            if live.task.given_id is None and not upstream.can.takes_ids:
+            if live.task.given_id is None and not takes_ids:
                 found = await upstream.find(live.task.task_id)
                 await self._tasks.called(live, found or live.task.task_id)
 

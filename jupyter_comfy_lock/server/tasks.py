@@ -363,7 +363,8 @@ class TaskService:
         upstream = self.home(tasks[0].task)
         for live in tasks:
             live.cancel_sent_s = time.monotonic()
-        alone = set() if upstream.can.interrupts_one else await self._who_is_alone(upstream)
+        by_id = (await upstream.abilities()).interrupts_one
+        alone = set() if by_id else await self._who_is_alone(upstream)
         by_prompt = {live.task.prompt_id: live for live in tasks}
         left = await upstream.cancel(
             {prompt_id: live.task.holder_id in alone for prompt_id, live in by_prompt.items()}

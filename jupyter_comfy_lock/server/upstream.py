@@ -125,8 +125,20 @@ class Upstream:
 
     @property
     def can(self) -> Abilities:
-        """What this ComfyUI can do, as far as it was seen."""
+        """What this ComfyUI can do, as it was last seen."""
         return abilities(self.status.version)
+
+    async def abilities(self) -> Abilities:
+        """Return what this ComfyUI can do; look first if it was never seen.
+
+        Raises:
+            ComfyUnreachable, ComfyUnauthorized, NotComfyUI: it cannot be told.
+        """
+        if self.status.version is None:
+            await self.look()
+            if self.status.version is None:
+                raise self.fault() or ComfyUnreachable(self.comfy.comfy_id, "not looked at yet")
+        return self.can
 
     async def look(self) -> ComfyStatus:
         """Look at the ComfyServer and remember what was seen; never raises."""
@@ -205,7 +217,7 @@ class Upstream:
 
     async def find(self, task_id: str) -> str | None:
         """Return what the prompt of a task is called, if it has arrived; None if it has not."""
-        if self.can.takes_ids:
+        if (await self.abilities()).takes_ids:
             running, waiting = await self.queue()
             arrived = task_id in running or task_id in waiting
             return task_id if arrived or await self.history(task_id) is not None else None
@@ -223,15 +235,15 @@ class Upstream:
         Args:
             prompts: their ids, and whether the holder of each has the ComfyServer to itself.
         """
-        ids = list(prompts)
-        if self.can.cancels_jobs:
+        ids, can = list(prompts), await self.abilities()
+        if can.cancels_jobs:
             await self.post("/api/jobs/cancel", {"job_ids": ids})
             return []
         await self.post("/queue", {"delete": ids})
         running, _ = await self.queue()
         left = []
         for prompt_id in set(ids) & set(running):
-            match how_to_stop(self.can, alone=prompts[prompt_id]):
+            match how_to_stop(can, alone=prompts[prompt_id]):
                 case Stop.BY_ID:
                     await self.post("/interrupt", {"prompt_id": prompt_id})
                 case Stop.WHAT_RUNS:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jupyter_comfy_lock.domain.pool import ComfyStatus
 from tests.server import graphs
 from tests.server.world import Comfy, Kernel, World, eventually
 
@@ -209,3 +210,18 @@ async def test_a_task_taken_over_is_found_by_the_tag_of_its_prompt(world: World)
     assert task["task_id"] not in await world.queue()
     await a.cancel(task_id)
     assert (await a.ended(task_id))["state"] == "cancelled"
+
+
+@pytest.mark.parametrize("version", EACH)
+async def test_one_that_was_never_looked_at_is_before_anything_is_stopped_there(
+    world: World, version: str
+):
+    a = await world.kernel("a.ipynb")
+    await a.lock("gpu-1", "exclusive")
+    running = await a.submit(graphs.steps(400))
+    await a.task_in(running, "running")
+    upstream = world.app._upstreams["gpu-1"]
+    upstream.status = ComfyStatus()
+    await a.cancel(running)
+    assert (await a.ended(running))["state"] == "cancelled"
+    assert upstream.status.version == version
