@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,14 +49,13 @@ def jupyter_server(
     Raises:
         ServerDidNotStart: it ended or did not answer in time; its log is in the message.
     """
+    root, runtime = folder / "root", folder / "runtime"
     places = {
         "JUPYTER_CONFIG_DIR": folder / "config",
         "JUPYTER_DATA_DIR": folder / "data",
-        "JUPYTER_RUNTIME_DIR": folder / "runtime",
         "IPYTHONDIR": folder / "ipython",
     }
-    root = folder / "root"
-    for place in (*places.values(), root):
+    for place in (*places.values(), root, runtime):
         place.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(16)
     (folder / "config" / "jupyter_server_config.json").write_text(
@@ -63,15 +63,18 @@ def jupyter_server(
     )
     inherited = {k: v for k, v in test_environment().items() if not k.startswith(FOREIGN)}
     log = folder / "log"
-    with leashed(
-        [sys.executable, "-m", app],
-        log=log,
-        cwd=root,
-        env={**inherited, **{name: str(place) for name, place in places.items()}},
-    ) as process:
+    with (
+        _under_a_short_name(runtime) as places["JUPYTER_RUNTIME_DIR"],
+        leashed(
+            [sys.executable, "-m", app],
+            log=log,
+            cwd=root,
+            env={**inherited, **{name: str(place) for name, place in places.items()}},
+        ) as process,
+    ):
 
         def announced() -> str | None:
-            files = list((folder / "runtime").glob("jpserver-*.json"))
+            files = list(runtime.glob("jpserver-*.json"))
             return files[0].read_text() if files and files[0].stat().st_size else None
 
         info = json.loads(wait_for(announced, process=process, log=log, timeout_s=120))
@@ -81,8 +84,17 @@ def jupyter_server(
             pid=info["pid"],
             root=root,
             log=log,
-            runtime=folder / "runtime",
+            runtime=runtime,
         )
+
+
+@contextmanager
+def _under_a_short_name(directory: Path) -> Iterator[Path]:
+    """Another name of `directory`, for the sockets in it: theirs may have about 100 characters."""
+    with tempfile.TemporaryDirectory(prefix="jpr-") as place:
+        link = Path(place, "r")
+        link.symlink_to(directory, target_is_directory=True)
+        yield link
 
 
 def _configuration(
@@ -97,6 +109,9 @@ def _configuration(
             "root_dir": str(root),
         },
         "IdentityProvider": {"token": token},
+        # Jupyter chooses a kernel's ports before the kernel starts: one of the many servers of the
+        # tests beside this one may have taken one of them by then. Names of sockets stay free.
+        "KernelManager": {"transport": "ipc"},
         # The tests' page scripts reach Lab through window.jupyterapp.
         "LabApp": {"expose_app_in_browser": True},
         "JupyterNotebookApp": {"expose_app_in_browser": True},

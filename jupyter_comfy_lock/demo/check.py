@@ -167,7 +167,8 @@ def _execute(run: Run, here: Stage, number: int) -> None:
         connection_file=str(here.runtime / f"kernel-{run.kernel_id}.json")
     )
     client.load_connection_file()
-    client.start_channels()
+    # Without heartbeats: a kernel on a busy machine misses some, and would be taken for dead.
+    client.start_channels(hb=False)
     printed: list[str] = []
 
     def collect(message: dict[str, Any]) -> None:
