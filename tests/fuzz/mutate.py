@@ -45,6 +45,16 @@ def recorded() -> list[Call]:
     return list(found)
 
 
+def recorded_frames() -> list[str]:
+    """Return each text frame that a ComfyUI of the recordings sent."""
+    return [
+        json.dumps(event["msg"])
+        for trace in sorted(TRACES.glob("*.json"))
+        for event in json.loads(trace.read_text())["events"]
+        if event["kind"] == "ws_recv" and isinstance(event.get("msg"), dict)
+    ]
+
+
 def dumped(value: Any) -> bytes:
     return json.dumps(value).encode(errors="surrogatepass")
 
@@ -76,8 +86,8 @@ class Mutator:
         if random.random() < 0.3:
             return random.randbytes(random.randint(0, 200))
         kinds = ("feature_flags", "status", "executing", "executed", "", "progress_state")
-        said = {"type": random.choice(kinds), "data": self._value({"a": 1, "prompt_id": "x"})}
-        text = json.dumps(said if random.random() < 0.7 else self._value(said))
+        said = {"type": random.choice(kinds), "data": self.value({"a": 1, "prompt_id": "x"})}
+        text = json.dumps(said if random.random() < 0.7 else self.value(said))
         return text[: random.randint(0, len(text))] if random.random() < 0.3 else text
 
     def _method(self, call: Call) -> Call:
@@ -116,7 +126,7 @@ class Mutator:
         if isinstance(value, dict) and self._random.random() < 0.4:
             value[self._random.choice(keys)] = self._strange()
         headers = (("Content-Type", "application/json"),)
-        return replace(call, body=dumped(self._value(value)), headers=headers)
+        return replace(call, body=dumped(self.value(value)), headers=headers)
 
     def _header(self, call: Call) -> Call:
         random = self._random
@@ -145,17 +155,17 @@ class Mutator:
             body[place : place + self._random.randint(0, 3)] = self._random.randbytes(2)
         return replace(call, body=bytes(body))
 
-    def _value(self, value: Any) -> Any:
+    def value(self, value: Any) -> Any:
         """Return JSON with one place of it changed."""
         random = self._random
         if random.random() < 0.25:
             return self._strange()
         if isinstance(value, dict) and value:
             key = random.choice(sorted(value))
-            return {**value, key: self._value(value[key])}
+            return {**value, key: self.value(value[key])}
         if isinstance(value, list) and value:
             place = random.randrange(len(value))
-            return [*value[:place], self._value(value[place]), *value[place + 1 :]]
+            return [*value[:place], self.value(value[place]), *value[place + 1 :]]
         return self._strange() if random.random() < 0.5 else value
 
     def _strange(self) -> Any:

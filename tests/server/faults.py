@@ -67,6 +67,11 @@ class Faults:
             x.body for x in self.calls if x.method == "POST" and x.path.removeprefix("/api") == path
         ]
 
+    def open_sockets(self) -> list[asyncio.Transport]:
+        """Return the connections of the sockets that are open."""
+        found = (request.transport for request in self._sockets)
+        return [each for each in found if each is not None and not each.is_closing()]
+
     def cut_sockets(self) -> None:
         """Break all open sockets without a good-bye."""
         sockets, self._sockets = self._sockets, []
