@@ -27,6 +27,8 @@ class Progress:
     maximum: float = 0.0
     #: Number of the newest preview frame; 0 while there is none.
     preview: int = 0
+    #: The node that the newest preview is of.
+    preview_node_id: str | None = None
     #: The ComfyServer tells of each node by itself; one before 0.3.45 only of the next one.
     by_node: bool = False
 
@@ -47,6 +49,10 @@ class Progress:
                 return replace(self, done=self._with((node,)))
         return self
 
+    def previewed(self, node_id: str | None) -> "Progress":
+        """Return the progress with one more preview, of the node that runs unless it is named."""
+        return replace(self, preview=self.preview + 1, preview_node_id=node_id or self.node_id)
+
     def complete(self) -> "Progress":
         """Return the progress of a task that succeeded: what was needed is done."""
         return replace(self, done=self.needed, node_id=None, value=0.0, maximum=0.0)
@@ -61,6 +67,7 @@ class Progress:
             "value": self.value,
             "max": self.maximum,
             "preview": self.preview,
+            "preview_node_id": self.preview_node_id,
         }
 
     def _after_graph(self, nodes: Mapping[str, tuple[str, float, float]]) -> "Progress":

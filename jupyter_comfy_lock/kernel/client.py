@@ -157,6 +157,10 @@ class ComfyClient:
         """Return the bytes of a task's file."""
         return self._send("GET", path, headers=_as(credential)).content
 
+    def preview(self, credential: str, task_id: str) -> bytes:
+        """Return the bytes of a task's newest preview."""
+        return self.file(credential, f"{API}tasks/{task_id}/preview")
+
     def gateway(self, hello: HelloJson) -> str:
         """Return the absolute base URL of this kernel's gateway."""
         return urljoin(self.place.url, hello["gateway_path"])

@@ -21,6 +21,9 @@ class Progress:
     node_class: str | None = None
     value: float = 0.0
     max: float = 0.0
+    #: Previews so far, and the node that the newest one, `task.preview`, is of.
+    preview: int = 0
+    preview_node_id: str | None = None
 
     @classmethod
     def from_json(cls, json: ProgressJson | None) -> "Progress":

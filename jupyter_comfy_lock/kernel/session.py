@@ -245,6 +245,14 @@ class Session:
         """Return the bytes at `path` of the Jupyter server."""
         return self._call(lambda me: self._client.file(me, path))
 
+    def preview(self, task: Task) -> bytes:
+        """Return the bytes of the newest preview of `task`.
+
+        Raises:
+            UnknownFile: there is none, or none any more.
+        """
+        return self._call(lambda me: self._client.preview(me, task.id))
+
     # -- the end --------------------------------------------------------------------------------
 
     def close(self) -> None:

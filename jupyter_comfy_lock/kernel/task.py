@@ -15,6 +15,7 @@ from jupyter_comfy_lock.domain.errors import (
     TaskCancelled,
     TaskFailed,
     TaskLost,
+    UnknownFile,
 )
 from jupyter_comfy_lock.domain.task import ENDED, TaskState, may_move
 from jupyter_comfy_lock.kernel.results import NodeError, Progress, TaskFile
@@ -52,6 +53,9 @@ class Home(Protocol):
 
     def fetch(self, path: str) -> bytes:
         """Return the bytes of a file."""
+
+    def preview(self, task: "Task") -> bytes:
+        """Return the bytes of the newest preview; raise UnknownFile when there is none."""
 
 
 class TaskNotEnded(ComfyLockError):
@@ -139,8 +143,13 @@ class Task:
 
     @property
     def ahead(self) -> int:
-        """How many prompts the ComfyServer runs before this one."""
+        """How many prompts the ComfyServer runs before this one, anybody's."""
         return int((self._json.get("queue") or {}).get("ahead", 0))
+
+    @property
+    def ahead_mine(self) -> int:
+        """How many of those are this kernel's own."""
+        return int((self._json.get("queue") or {}).get("ahead_mine", 0))
 
     @property
     def seconds(self) -> float | None:
@@ -274,6 +283,20 @@ class Task:
             pictures = [f for f in self.files if f.media_type.startswith("image/")]
             self._images = [PIL.Image.open(io.BytesIO(each.read())) for each in pictures]
         return list(self._images)
+
+    @property
+    def preview(self) -> "Image | None":
+        """The newest picture in the making as a PIL image; None while nothing is shown."""
+        if not self.progress.preview:
+            return None
+        try:
+            picture = self._home.preview(self)
+        except UnknownFile:
+            # The Jupyter server has been started again since, and keeps none.
+            return None
+        import PIL.Image  # noqa: PLC0415 - see `images`
+
+        return PIL.Image.open(io.BytesIO(picture))
 
     def _outcome(self) -> "Task":
         """Return the task if it succeeded; raise how it ended otherwise."""

@@ -130,6 +130,7 @@ class ProgressJson(TypedDict):
     value: float
     max: float
     preview: int
+    preview_node_id: str | None
 
 
 class FileJson(TypedDict):

@@ -155,7 +155,7 @@ class TaskService:
                 self.move(live, TaskState.RUNNING)
             case says.Preview():
                 live.preview = message
-                live.progress = replace(live.progress, preview=live.progress.preview + 1)
+                live.progress = live.progress.previewed(message.node)
                 self._tell_soon(live)
             case _:
                 if isinstance(message, says.Executed):

@@ -53,7 +53,15 @@ def test_cached_and_finished_nodes_are_done():
         "value": 2.0,
         "max": 9.0,
         "preview": 0,
+        "preview_node_id": None,
     }
+
+
+def test_a_preview_is_of_the_node_that_it_names_or_else_of_the_one_that_runs():
+    running = progress_of(GRAPH, ["2", "3"]).after(StepProgress("p", "2", 1, 9))
+    assert running.previewed("3").preview_node_id == "3"
+    legacy = running.previewed("3").previewed(None)
+    assert (legacy.preview, legacy.preview_node_id) == (2, "2")
 
 
 def test_the_node_that_is_shown_stays_while_it_runs():

@@ -16,6 +16,7 @@ from jupyter_comfy_lock.domain.errors import (
     LockRefused,
     NoLock,
     UnknownComfy,
+    UnknownFile,
     UnknownHolder,
     UnknownTask,
 )
@@ -268,7 +269,10 @@ class FakeJupyter:
                 return httpx.Response(200, json=self._task(task_id))
             case ["POST", "tasks", task_id, "cancel"]:
                 return httpx.Response(202, json=self._task(task_id))
-            case ["GET", "tasks", _, "files", _]:
+            case ["GET", "tasks", _, "preview"] if "comfy-lock/api/" + path not in self.files:
+                msg = "Task has shown no preview."
+                raise UnknownFile(msg)
+            case ["GET", "tasks", _, "files", _] | ["GET", "tasks", _, "preview"]:
                 return httpx.Response(200, content=self.files["comfy-lock/api/" + path])
             case ["DELETE", "holders", "me"]:
                 self.holders.clear()

@@ -285,6 +285,32 @@ def test_images_of_a_success_without_files_are_an_empty_list(jupyter, task):
     assert task.wait(timeout=20).images == []
 
 
+def test_the_preview_is_the_newest_one_and_of_a_node(jupyter, task):
+    assert task.preview is None
+    jupyter.files[f"comfy-lock/api/tasks/{task.id}/preview"] = png((4, 3), "red")
+    shown = {"nodes_done": 1, "nodes_total": 3, "preview": 1, "preview_node_id": "3"}
+    heard = threading.Event()
+    task.on_change(heard.set)
+    jupyter.change(task.id, state="running", progress=shown)
+    assert heard.wait(20)
+    assert task.preview.size == (4, 3)
+    assert task.progress.preview_node_id == "3"
+
+
+def test_a_preview_that_a_new_jupyter_server_does_not_know_is_none(jupyter, task):
+    jupyter.change(task.id, state="succeeded", progress={"preview": 7})
+    assert task.wait(timeout=20).preview is None
+
+
+def test_how_many_are_ahead_tells_ones_own(jupyter, task):
+    assert (task.ahead, task.ahead_mine) == (1, 0)
+    heard = threading.Event()
+    task.on_change(heard.set)
+    jupyter.change(task.id, queue={"ahead": 5, "ahead_mine": 3})
+    assert heard.wait(20)
+    assert (task.ahead, task.ahead_mine) == (5, 3)
+
+
 def test_seconds_are_those_of_the_run(jupyter, task):
     assert task.seconds is None
     jupyter.change(task.id, state="succeeded", started_at=NOW, ended_at=NOW + 2.5, cached=True)

@@ -76,6 +76,7 @@ async def test_previews_are_counted_and_the_newest_is_served(world: World):
     task_id = await kernel.submit(graphs.steps(4, delay=0.05, preview=True))
     task = await kernel.ended(task_id)
     assert task["progress"]["preview"] == 4
+    assert task["progress"]["preview_node_id"] == "1"
     answer = await kernel.call("GET", f"tasks/{task_id}/preview")
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "image/jpeg"
