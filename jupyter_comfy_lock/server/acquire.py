@@ -295,14 +295,13 @@ class Acquirer:
                 place.close()
 
     async def _out_of_time(self, request: Request, wish: Wish) -> ComfyLockError:
-        error: ComfyLockError
         try:
-            error = await self._timed_out(request, wish.wait_s or 0.0)
+            return await self._timed_out(request, wish.wait_s or 0.0)
         except StoreUnavailable as away:
-            error = away
-        # Its turn may have come after all.
-        await self._debts.take_back(request.lock_id, LockEvent.TIMED_OUT)
-        return error
+            return away
+        finally:
+            # Its turn may have come after all.
+            await self._debts.take_back(request.lock_id, LockEvent.TIMED_OUT)
 
     async def _ask(self, request: Request, *, wait: bool) -> Grant | Waiting:
         looked = False
@@ -380,10 +379,13 @@ class Acquirer:
     async def _give_back(self, lock: Lock, before: Lock | None) -> None:
         """Let go of a lock that cannot be used, and tell whoever had another one before it."""
         moved = before is not None and before.comfy_id != lock.comfy_id
-        if before is not None and moved and self._held.by(before.holder_id) is None:
-            self._held.lose(before, f"{lock.comfy_id} was locked instead, and given back")
-        await self._debts.lose_for(lock)
-        await self._debts.take_back(lock.lock_id, LockEvent.RELEASED)
+        try:
+            if before is not None and moved and self._held.by(before.holder_id) is None:
+                self._held.lose(before, f"{lock.comfy_id} was locked instead, and given back")
+            await self._debts.lose_for(lock)
+        finally:
+            # Whatever else fails: nobody else would give it back.
+            await self._debts.take_back(lock.lock_id, LockEvent.RELEASED)
 
     async def _ready(self, lock: Lock) -> int:
         """Wait until what is locked exclusively is so; return the number of strangers' prompts."""

@@ -234,3 +234,46 @@ async def test_what_is_being_given_back_is_no_answer_to_another_request(
 
 async def is_asking(node: Node) -> bool:
     return bool(node.held.asking)
+
+
+@pytest.mark.asyncio
+async def test_whatever_fails_while_a_lock_is_given_back_it_is_given_back(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted = hold_back_answer(node, "ask")
+    asking = asyncio.create_task(node.acquirer.acquire(wish(A, Mode.SHARED)))
+    await until(lambda: stored(node, [(A, "shared")]))
+    node.here.discard(A)
+    monkeypatch.setattr(node.acquirer._debts, "lose_for", once(unexpected, monkeypatch))
+    granted()
+    with pytest.raises(ZeroDivisionError):
+        await asking
+    await until(lambda: stored(node, []))
+    assert not node.held.asking
+
+
+@pytest.mark.asyncio
+async def test_whatever_fails_when_a_wait_times_out_the_line_is_left(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.acquirer.acquire(wish(B, Mode.EXCLUSIVE))
+    with monkeypatch.context() as broken:
+        broken.setattr("jupyter_comfy_lock.server.acquire.reason", unexpected)
+        with pytest.raises(ZeroDivisionError):
+            await node.acquirer.acquire(wish(A, Mode.SHARED, wait_s=0.05))
+    assert not await anybody_waits(node)
+    assert not node.held.asking
+
+
+def once(fails: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """What fails the first time; after it all is as it was."""
+
+    def failing(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        return fails(*arguments)
+
+    return failing
+
+
+def unexpected(*_: Any) -> Any:
+    return 1 / 0
