@@ -36,7 +36,8 @@ def version_number(text: str | None) -> tuple[int, ...]:
     """Return "0.3.75" or "v0.3.75-4-gabc" as (0, 3, 75); () for what is no version."""
     number: list[int] = []
     for part in (text or "").removeprefix("v").split("-")[0].split("."):
-        if not part.isdigit():
+        # More digits than that are no version, and Python refuses thousands.
+        if not part.isdecimal() or len(part) > 6:
             break
         number.append(int(part))
     return tuple(number)

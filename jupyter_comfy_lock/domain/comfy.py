@@ -127,6 +127,26 @@ def loads(text: str | bytes) -> Any:
         return None
 
 
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return what should be a JSON object; an empty one for what is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: Any) -> list[Any]:
+    """Return what should be a JSON list; an empty one for what is none."""
+    return value if isinstance(value, list) else []
+
+
+def number(value: Any) -> float:
+    """Return a number that any JSON can hold; 0 for what is none."""
+    try:
+        real = float(value) if isinstance(value, int | float) else 0.0
+    except OverflowError:
+        return 0.0
+    # Python's JSON knows NaN and infinity, a browser's does not.
+    return real if math.isfinite(real) else 0.0
+
+
 def parse_text(text: str) -> Message | None:
     """Return what a text frame means for us, or None."""
     message = loads(text)
@@ -144,9 +164,7 @@ def parse_text(text: str) -> Message | None:
             node = data.get("node")
             return Executing(prompt_id, None if node is None else str(node))
         case "progress", {"prompt_id": str(prompt_id), "node": str(node)}:
-            return StepProgress(
-                prompt_id, node, _number(data.get("value")), _number(data.get("max"))
-            )
+            return StepProgress(prompt_id, node, number(data.get("value")), number(data.get("max")))
         case "progress_state", {"prompt_id": str(prompt_id), "nodes": dict(nodes)}:
             return GraphProgress(prompt_id, _graph(nodes))
         case "executed", {"prompt_id": str(prompt_id), "node": str(node)}:
@@ -187,14 +205,20 @@ def legacy_preview(preview: Preview) -> bytes:
     return struct.pack(">II", PREVIEW, number) + preview.image
 
 
+def ended_entry(history: Mapping[str, Any], prompt_id: str) -> Mapping[str, Any] | None:
+    """Return the entry of an ended prompt; None if it has none, or what stands there is none."""
+    entry = history.get(prompt_id)
+    return entry if isinstance(entry, dict) and isinstance(entry.get("outputs"), dict) else None
+
+
 def outcome(entry: Mapping[str, Any]) -> Outcome:
     """Read how a prompt ended from its entry in ComfyUI's history.
 
     ComfyUI writes "error" for an interrupted prompt as well as for a failed one; the messages
     tell them apart.
     """
-    status = _mapping(entry.get("status"))
-    outputs = _mapping(entry.get("outputs"))
+    status = mapping(entry.get("status"))
+    outputs = mapping(entry.get("outputs"))
     last = dict(_messages(status.get("messages")))
     if "execution_interrupted" in last:
         return Outcome(
@@ -204,7 +228,7 @@ def outcome(entry: Mapping[str, Any]) -> Outcome:
         error = _error(last.get("execution_error") or {})
         reason = f"node {error['node_id']} ({error['node_class']}): {error['message']}"
         return Outcome(state=TaskState.FAILED, reason=reason, outputs=outputs, error=error)
-    nodes = _mapping(last.get("execution_cached")).get("nodes")
+    nodes = mapping(last.get("execution_cached")).get("nodes")
     cached = set(map(str, nodes)) if isinstance(nodes, list) else set()
     wanted = _outputs_to_execute(entry)
     return Outcome(
@@ -217,30 +241,30 @@ def queue_ids(queue: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
     ComfyUI shows its waiting list as a heap, not sorted; the first field of an item sorts it.
     """
-    running = [str(item[1]) for item in _items(queue.get("queue_running"))]
-    waiting = sorted(_items(queue.get("queue_pending")), key=lambda item: _number(item[0]))
+    running = [str(item[1]) for item in _prompts(queue.get("queue_running"))]
+    waiting = sorted(_prompts(queue.get("queue_pending")), key=lambda item: number(item[0]))
     return running, [str(item[1]) for item in waiting]
 
 
-def prompt_of(task_id: str, items: Iterable[Any]) -> str | None:
+def prompt_of(task_id: str, prompts: Iterable[Any]) -> str | None:
     """Return the id of the prompt that was sent for a task; None if it is not among them.
 
-    `items` are those of `GET /queue`, or the `prompt` of entries of `GET /history`.
+    `prompts` are items of `GET /queue`, or the `prompt` of entries of `GET /history`.
     """
     return next(
-        (str(item[1]) for item in _items(list(items)) if _tag(item).get("task_id") == task_id),
+        (str(item[1]) for item in _prompts(list(prompts)) if _tag(item).get("task_id") == task_id),
         None,
     )
 
 
-def queue_items(queue: Mapping[str, Any]) -> list[Any]:
+def queue_prompts(queue: Mapping[str, Any]) -> list[Any]:
     """Return the prompts of `GET /queue`, running and waiting, in no order."""
-    return [*_items(queue.get("queue_running")), *_items(queue.get("queue_pending"))]
+    return [*_prompts(queue.get("queue_running")), *_prompts(queue.get("queue_pending"))]
 
 
-def history_items(history: Mapping[str, Any]) -> list[Any]:
+def history_prompts(history: Mapping[str, Any]) -> list[Any]:
     """Return the prompts of `GET /history`, as items like those of the queue."""
-    return [_mapping(entry).get("prompt") for entry in history.values()]
+    return [mapping(entry).get("prompt") for entry in history.values()]
 
 
 def queue_tags(queue: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -248,28 +272,23 @@ def queue_tags(queue: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
     The tag of a prompt that did not come through a gateway is empty.
     """
-    return [(str(item[1]), _tag(item)) for item in queue_items(queue)]
+    return [(str(item[1]), _tag(item)) for item in queue_prompts(queue)]
 
 
 def _tag(item: list[Any]) -> Mapping[str, Any]:
-    return _mapping(_mapping(item[3] if len(item) > 3 else None).get(TAG))
+    return mapping(mapping(item[3] if len(item) > 3 else None).get(TAG))
 
 
-def _items(items: Any) -> list[list[Any]]:
-    items = items if isinstance(items, list) else []
-    return [item for item in items if isinstance(item, list) and len(item) >= 2]
+def _prompts(value: Any) -> list[list[Any]]:
+    return [item for item in items(value) if isinstance(item, list) and len(item) >= 2]
 
 
 def _messages(messages: Any) -> list[tuple[str, dict[str, Any]]]:
     return [
         (each[0], each[1])
-        for each in _items(messages)
+        for each in _prompts(messages)
         if isinstance(each[0], str) and isinstance(each[1], dict)
     ]
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _text(value: Any) -> str | None:
@@ -304,18 +323,9 @@ def _graph(nodes: Mapping[str, Any]) -> dict[str, tuple[str, float, float]]:
     return {
         str(node): (
             str(state.get("state")),
-            _number(state.get("value")),
-            _number(state.get("max")),
+            number(state.get("value")),
+            number(state.get("max")),
         )
         for node, state in nodes.items()
         if isinstance(state, dict)
     }
-
-
-def _number(value: Any) -> float:
-    try:
-        number = float(value) if isinstance(value, int | float) else 0.0
-    except OverflowError:
-        return 0.0
-    # Python's JSON knows NaN and infinity, a browser's does not.
-    return number if math.isfinite(number) else 0.0

@@ -13,8 +13,10 @@ from typing import Any
 from jupyter_comfy_lock.domain.comfy import (
     PREVIEW_WITH_METADATA,
     Preview,
+    items,
     legacy_preview,
     loads,
+    mapping,
     parse_binary,
 )
 from jupyter_comfy_lock.domain.inputs import InputFile
@@ -115,7 +117,7 @@ def _is_jobs(bare: str) -> bool:
 def my_queue(queue: Mapping[str, Any], mine: Collection[str]) -> dict[str, Any]:
     """Return the answer to `GET /queue` with my prompts only."""
     return {
-        key: [item for item in queue.get(key) or [] if _prompt_id(item) in mine]
+        key: [item for item in items(queue.get(key)) if _prompt_id(item) in mine]
         for key in ("queue_running", "queue_pending")
     }
 
@@ -125,16 +127,16 @@ def my_history(history: Mapping[str, Any], mine: Collection[str]) -> dict[str, A
     return {prompt_id: entry for prompt_id, entry in history.items() if prompt_id in mine}
 
 
-def page(items: list[Any], limit: int | None, offset: int) -> list[Any]:
+def page(whole: list[Any], limit: int | None, offset: int) -> list[Any]:
     """Return part of a list as ComfyUI's paging does: all from `offset` on without a limit."""
-    return items[offset:] if limit is None else items[offset : offset + limit]
+    return whole[offset:] if limit is None else whole[offset : offset + limit]
 
 
 def my_jobs(
     answer: Mapping[str, Any], mine: Collection[str], limit: int | None, offset: int
 ) -> dict[str, Any]:
     """Return the answer to an unpaged `GET /api/jobs` with my jobs only, paged."""
-    jobs = [job for job in answer.get("jobs") or [] if job.get("id") in mine]
+    jobs = [job for job in items(answer.get("jobs")) if _job_id(job) in mine]
     return {
         "jobs": page(jobs, limit, offset),
         "pagination": {
@@ -162,7 +164,7 @@ def input_file(filename: str, subfolder: str) -> InputFile | None:
 
 def my_stats(stats: Mapping[str, Any]) -> dict[str, Any]:
     """Return the answer to `GET /system_stats` without the command line and its paths."""
-    system = {key: value for key, value in (stats.get("system") or {}).items() if key != "argv"}
+    system = {key: value for key, value in mapping(stats.get("system")).items() if key != "argv"}
     return {**stats, "system": {**system, "argv": []}}
 
 
@@ -217,6 +219,10 @@ def _my_binary(frame: bytes, mine: Collection[str], *, alone: bool, metadata: bo
         return None
     is_new = int.from_bytes(frame[:4]) == PREVIEW_WITH_METADATA
     return frame if metadata or not is_new else legacy_preview(preview)
+
+
+def _job_id(job: object) -> str | None:
+    return str(job.get("id")) if isinstance(job, dict) else None
 
 
 def _prompt_id(item: object) -> str | None:

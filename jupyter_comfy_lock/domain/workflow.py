@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jupyter_comfy_lock.domain.comfy import items, mapping
 from jupyter_comfy_lock.domain.errors import InvalidWorkflow, PromptRejected
+from jupyter_comfy_lock.domain.progress import progress_of
 
 
 def check_api_workflow(workflow: object) -> dict[str, Any]:
@@ -75,6 +77,35 @@ def rejection(
         error=error,
         node_errors=node_errors,
     )
+
+
+def dropped_outputs(node_errors: Mapping[str, Any], prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the outputs that ComfyUI will not make while it runs the rest, and what is to blame.
+
+    `node_errors` is of a 200 to `POST /prompt`. Returns `{node id: {class_type, errors}}`.
+    """
+    entries = {node_id: mapping(entry) for node_id, entry in node_errors.items()}
+    refused = {
+        str(output)
+        for entry in entries.values()
+        for output in items(entry.get("dependent_outputs"))
+    }
+    outputs = refused or set(entries)
+    # ComfyUI lists under `dependent_outputs` also outputs that do not depend on the node: all that
+    # it checked later.
+    needed = {output: progress_of(prompt, [output]).needed for output in outputs}
+    return {
+        output: {
+            "class_type": str(prompt.get(output, {}).get("class_type", "?")),
+            "errors": [
+                {**mapping(error), "node_id": node_id, "node_class": entry.get("class_type")}
+                for node_id, entry in entries.items()
+                if node_id in needed[output]
+                for error in items(entry.get("errors"))
+            ],
+        }
+        for output in sorted(outputs)
+    }
 
 
 def node_error_lines(node_errors: Mapping[str, Any]) -> list[str]:

@@ -11,12 +11,17 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from jupyter_comfy_lock.domain.comfy import TAG
+from jupyter_comfy_lock.domain.comfy import TAG, mapping
 from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable, NoLock, StaleLock
 from jupyter_comfy_lock.domain.lock import HolderId, Lock
-from jupyter_comfy_lock.domain.progress import Progress, progress_of
+from jupyter_comfy_lock.domain.progress import Progress
 from jupyter_comfy_lock.domain.task import LockSnapshot, Outcome, Task, TaskId, TaskState
-from jupyter_comfy_lock.domain.workflow import check_api_workflow, classes, rejection
+from jupyter_comfy_lock.domain.workflow import (
+    check_api_workflow,
+    classes,
+    dropped_outputs,
+    rejection,
+)
 from jupyter_comfy_lock.server.files import FileService
 from jupyter_comfy_lock.server.live import LiveTask, live_of
 from jupyter_comfy_lock.server.locks import LockService
@@ -215,14 +220,11 @@ class Submitter:
         prompt_id = answer.body.get("prompt_id")
         if isinstance(prompt_id, str) and prompt_id:
             await self._tasks.called(live, prompt_id)
-        dropped = answer.body.get("node_errors")
-        if isinstance(dropped, dict) and dropped:
-            refused = {
-                node for entry in dropped.values() for node in entry.get("dependent_outputs") or []
-            }
-            live.task = replace(live.task, dropped=_dropped(dropped, refused, prompt))
-            kept = [node for node in live.classes if node not in refused | set(dropped)]
-            live.progress = Progress(needed=live.progress.needed & frozenset(kept))
+        faults = mapping(answer.body.get("node_errors"))
+        if faults:
+            live.task = replace(live.task, dropped=dropped_outputs(faults, prompt))
+            gone = {*faults, *live.task.dropped}
+            live.progress = Progress(needed=live.progress.needed - gone)
         self._tasks.accepted(live)
 
 
@@ -258,26 +260,4 @@ def _body(
                 "fence": task.lock.fence,
             },
         },
-    }
-
-
-def _dropped(
-    node_errors: Mapping[str, Any], refused: set[str], prompt: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Name the outputs that will not be made, with the faults that are to blame."""
-    outputs = refused or set(node_errors)
-    # ComfyUI lists under `dependent_outputs` also outputs that do not depend on the node: all that
-    # it checked later.
-    needed = {output: progress_of(prompt, [output]).needed for output in outputs}
-    return {
-        output: {
-            "class_type": str(prompt.get(output, {}).get("class_type", "?")),
-            "errors": [
-                {**error, "node_id": node_id, "node_class": entry.get("class_type")}
-                for node_id, entry in node_errors.items()
-                if node_id in needed[output]
-                for error in entry.get("errors") or []
-            ],
-        }
-        for output in sorted(outputs)
     }

@@ -206,10 +206,11 @@ class TaskService:
 
     async def found(self, holder_id: HolderId, history: Mapping[str, Any]) -> None:
         """Take in what a holder has read of its history: whoever has, asks for the files next."""
-        for prompt_id, entry in history.items():
+        for prompt_id in history:
             live = self._of_prompt(holder_id, prompt_id)
+            entry = says.ended_entry(history, prompt_id)
             # One whose answer is still to come may have outputs that were dropped.
-            if live is not None and live.sent and live.task.pending:
+            if live is not None and entry is not None and live.sent and live.task.pending:
                 await self.end(live, says.outcome(entry))
 
     # -- state -------------------------------------------------------------------------------

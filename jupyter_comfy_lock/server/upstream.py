@@ -1,7 +1,6 @@
 """One connection to one ComfyServer: HTTP, WebSocket, health, version, epoch."""
 
 import asyncio
-import json
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -24,11 +23,15 @@ from jupyter_comfy_lock.domain.abilities import (
 )
 from jupyter_comfy_lock.domain.comfy import (
     FEATURE_FLAGS,
-    history_items,
+    ended_entry,
+    history_prompts,
+    items,
     loads,
+    mapping,
+    number,
     prompt_of,
     queue_ids,
-    queue_items,
+    queue_prompts,
 )
 from jupyter_comfy_lock.domain.errors import (
     ComfyLockError,
@@ -194,10 +197,7 @@ class Upstream:
         """
         async with self.open("POST", "/prompt", timeout=_SUBMIT, json=body) as response:
             text = await response.read()
-            try:
-                answer = json.loads(text)
-            except ValueError:
-                answer = None
+            answer = loads(text)
             if not isinstance(answer, dict):
                 answer = {"error": {"message": text.decode(errors="replace")[:500]}}
         self._note_number(answer.get("number"))
@@ -212,8 +212,7 @@ class Upstream:
 
     async def history(self, prompt_id: str) -> Mapping[str, Any] | None:
         """Return the history entry of an ended prompt; None if ComfyUI has none (yet)."""
-        entry = (await self.get(f"/history/{prompt_id}")).get(prompt_id)
-        return entry if isinstance(entry, dict) else None
+        return ended_entry(await self.get(f"/history/{prompt_id}"), prompt_id)
 
     async def find(self, task_id: str) -> str | None:
         """Return what the prompt of a task is called, if it has arrived; None if it has not."""
@@ -222,9 +221,9 @@ class Upstream:
             arrived = task_id in running or task_id in waiting
             return task_id if arrived or await self.history(task_id) is not None else None
         # Queue first, then history: a prompt moves from one to the other in one step.
-        found = prompt_of(task_id, queue_items(await self.get("/queue")))
+        found = prompt_of(task_id, queue_prompts(await self.get("/queue")))
         if found is None:
-            found = prompt_of(task_id, history_items(await self.get("/history")))
+            found = prompt_of(task_id, history_prompts(await self.get("/history")))
         return found
 
     async def cancel(self, prompts: Mapping[str, bool]) -> list[str]:
@@ -311,23 +310,23 @@ class Upstream:
             why = f"HTTP {response.status} to {response.method} {response.url.path}"
             raise NotComfyUI(comfy_id, why)
 
-    def _saw(self, stats: Any, prompt: Any) -> None:
-        try:
-            version = str(stats["system"]["comfyui_version"])
-            remaining = int(prompt["exec_info"]["queue_remaining"])
-            device = dict((stats.get("devices") or [{}])[0])
-        except (AttributeError, KeyError, TypeError, ValueError):
+    def _saw(self, stats: Mapping[str, Any], prompt: Mapping[str, Any]) -> None:
+        version = mapping(stats.get("system")).get("comfyui_version")
+        remaining = mapping(prompt.get("exec_info")).get("queue_remaining")
+        if not isinstance(version, str) or not isinstance(remaining, int):
             error = NotComfyUI(self.comfy.comfy_id, "its system_stats are not ComfyUI's")
             self._saw_fault(error)
             return
+        device = mapping(next(iter(items(stats.get("devices"))), None))
+        name = device.get("name")
         restarted = self.status.health is Health.UNREACHABLE and self.status.version is not None
         old = version_number(version) < MINIMUM_VERSION
         self.status = ComfyStatus(
             health=Health.UNSUPPORTED if old else Health.OK,
             reason=f"ComfyUI {version} is too old" if old else None,
             version=version,
-            device=device.get("name"),
-            memory_free=device.get("vram_free"),
+            device=name if isinstance(name, str) else None,
+            memory_free=int(number(device["vram_free"])) if "vram_free" in device else None,
             queue_remaining=remaining,
             epoch=self.status.epoch + restarted,
         )
@@ -343,13 +342,13 @@ class Upstream:
         reason = str(error.details.get("why", error.message))
         self.status = replace(self.status, health=health, reason=reason, queue_remaining=None)
 
-    def _note_number(self, number: object) -> None:
+    def _note_number(self, given: object) -> None:
         # ComfyUI numbers prompts from 0 in each life.
-        if not isinstance(number, int) or number < 0:
+        if not isinstance(given, int) or given < 0:
             return
-        if number <= self._last_number:
+        if given <= self._last_number:
             self.status = replace(self.status, epoch=self.status.epoch + 1)
-        self._last_number = number
+        self._last_number = given
 
 
 def find_upstream(upstreams: Mapping[ComfyId, Upstream], comfy_id: ComfyId) -> Upstream:

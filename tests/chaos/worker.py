@@ -310,6 +310,8 @@ class Node:
     def use(self, holder_id: HolderId) -> bool:
         """Do what the gateway does: check, and forward at once; whether anything went out."""
         began = now()
+        # Before the check: what it lets pass goes out a moment after it.
+        left_s = self.lease._deadline_s - self.lease._clock_s()
         try:
             lock = self.held.check(holder_id, "")
         except NoLock:
@@ -319,7 +321,6 @@ class Node:
                 self._stale[holder_id] = error.message
                 self.history.write("stale", holder=holder_id, why=error.message)
             return False
-        left_s = self.lease._deadline_s - self.lease._clock_s()
         if self._stop_in_use:
             self._stop_in_use = False
             self._stop("in a use")

@@ -16,13 +16,13 @@ from jupyter_comfy_lock.domain.comfy import (
     Started,
     Status,
     StepProgress,
-    history_items,
+    history_prompts,
     outcome,
     parse_binary,
     parse_text,
     prompt_of,
     queue_ids,
-    queue_items,
+    queue_prompts,
 )
 from jupyter_comfy_lock.domain.task import TaskState
 from tests.domain.recorded import answers, events, history, prompts, texts
@@ -290,15 +290,15 @@ def an_item(prompt_id, task_id, number=0):
 
 def test_a_prompt_is_found_by_the_tag_that_it_was_sent_with():
     queue = {"queue_running": [an_item("p1", "t1")], "queue_pending": [an_item("p2", "t2", 1)]}
-    assert prompt_of("t1", queue_items(queue)) == "p1"
-    assert prompt_of("t2", queue_items(queue)) == "p2"
-    assert prompt_of("p2", queue_items(queue)) is None
+    assert prompt_of("t1", queue_prompts(queue)) == "p1"
+    assert prompt_of("t2", queue_prompts(queue)) == "p2"
+    assert prompt_of("p2", queue_prompts(queue)) is None
     history = {"p3": {"prompt": an_item("p3", "t3")}, "p4": {"prompt": [0, "p4", {}, {}]}, "p5": 5}
-    assert prompt_of("t3", history_items(history)) == "p3"
-    assert prompt_of("t4", history_items(history)) is None
+    assert prompt_of("t3", history_prompts(history)) == "p3"
+    assert prompt_of("t4", history_prompts(history)) is None
 
 
 @given(st.dictionaries(st.text(max_size=3), JSON), st.text(max_size=3))
 def test_no_queue_or_history_is_too_strange_to_look_for_a_prompt(strange, task_id):
-    items = [*queue_items(strange), *history_items(strange)]
+    items = [*queue_prompts(strange), *history_prompts(strange)]
     assert prompt_of(task_id, items) is None or task_id in repr(strange)

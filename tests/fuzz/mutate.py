@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +54,33 @@ def recorded_frames() -> list[str]:
         for event in json.loads(trace.read_text())["events"]
         if event["kind"] == "ws_recv" and isinstance(event.get("msg"), dict)
     ]
+
+
+def recorded_answers() -> dict[str, list[Any]]:
+    """Return the JSON that a ComfyUI of the recordings answered, by what stands first in a path."""
+    found: dict[str, list[Any]] = {}
+    for trace in sorted(TRACES.glob("*.json")):
+        path = ""
+        for event in json.loads(trace.read_text())["events"]:
+            if event["kind"] == "http_request":
+                path = first_part(event["path"])
+            elif event["kind"] == "http_response" and isinstance(event.get("body"), dict | list):
+                found.setdefault(path, []).append(event["body"])
+    return found
+
+
+def first_part(path: str) -> str:
+    """Return "queue" for "/api/queue?x=y"."""
+    return path.removeprefix("/api").lstrip("/").partition("?")[0].partition("/")[0]
+
+
+#: Numbers in JSON, that are written where others may stand.
+_NUMBER = re.compile(r"(?<=: )-?\d+(\.\d+)?")
+
+
+def with_no_numbers(text: str, random: Random) -> str:
+    """Return JSON whose numbers are none when they have been read."""
+    return _NUMBER.sub(random.choice(["1e999", "NaN", "-1e999"]), text)
 
 
 def dumped(value: Any) -> bytes:

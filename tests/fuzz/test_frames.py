@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import os
-import re
 import struct
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ from random import Random
 
 import pytest
 
-from tests.fuzz.mutate import Mutator, recorded_frames
+from tests.fuzz.mutate import Mutator, recorded_frames, with_no_numbers
 from tests.fuzz.test_gateway import settings as settings
 from tests.server import graphs
 from tests.server.conftest import comfies as comfies
@@ -33,7 +32,6 @@ LOOK_EVERY = 200
 #: Of so many frames one is no frame, or no text: the connection is lost by it.
 BROKEN_ONE_IN = 100
 TEXT, BINARY = 1, 2
-NUMBER = re.compile(r"(?<=: )\d+(\.\d+)?")
 #: One of each kernel.
 SOCKETS = 2
 
@@ -88,8 +86,7 @@ class Babbler:
             said = self._mutator.value(said)
         text = json.dumps(said)
         if self._random.random() < 0.1:
-            # Numbers that are none only when they have been read.
-            text = NUMBER.sub(self._random.choice(["1e999", "NaN"]), text)
+            text = with_no_numbers(text, self._random)
         return text
 
     def _named(self, text: str) -> str:

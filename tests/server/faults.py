@@ -47,6 +47,8 @@ class Faults:
         self.history.set()
         #: `{path: what to answer instead}`.
         self.instead: dict[str, Callable[[], web.StreamResponse]] = {}
+        #: Asked first for what to answer to a method and path; None: what ComfyUI does.
+        self.answer: Callable[[str, str], web.StreamResponse | None] = lambda method, path: None
         #: Requests that ComfyUI itself answered with 500.
         self.answered_500 = 0
         self._sockets: list[web.Request] = []
@@ -98,6 +100,8 @@ class Faults:
         if self.dead:
             return _cut_off(request)
         self.calls.append(Call(request.method, path, dict(request.headers), body))
+        if (answer := self.answer(request.method, path)) is not None:
+            return answer
         if path in self.instead:
             return self.instead[path]()
         match request.method, path.removeprefix("/api"):

@@ -265,10 +265,7 @@ async def test_an_unreachable_server_is_refused_and_what_was_held_is_kept(world:
         (lambda: web.Response(status=403), "comfy_unauthorized"),
         (lambda: web.Response(status=500), "comfy_unreachable"),
         (lambda: web.Response(status=302, headers={"Location": "/x"}), "not_comfyui"),
-        (
-            lambda: web.json_response({"system": {"comfyui_version": "0.3.40"}, "devices": [7]}),
-            "not_comfyui",
-        ),
+        (lambda: web.json_response({"system": {"comfyui_version": 3.4}}), "not_comfyui"),
         (lambda: web.json_response({"system": {"comfyui_version": "0.3.32"}}), "comfy_unsupported"),
     ],
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 from jupyter_comfy_lock.domain import isolation
-from jupyter_comfy_lock.domain.comfy import loads
+from jupyter_comfy_lock.domain.comfy import loads, mapping
 from jupyter_comfy_lock.domain.isolation import Route
 from jupyter_comfy_lock.domain.task import TaskId
 from jupyter_comfy_lock.server.gateway.call import GatewayCall
@@ -74,7 +74,7 @@ class Views(GatewayCall):
             if response.status != HTTPStatus.OK:
                 await copy_answer(response, self)
                 return
-            jobs = loads(await response.read())
+            jobs = mapping(loads(await response.read()))
         limit, offset = self._number("limit"), self._number("offset") or 0
         self.finish(isolation.my_jobs(jobs, mine, limit, offset))
 
