@@ -55,6 +55,8 @@ def test_r4_what_runs_is_stopped_only_for_who_is_alone():
         ("0.3.57", (0, 3, 57)),
         ("0.4.x", (0, 4)),
         ("nightly", ()),
+        ("0.\N{SUPERSCRIPT TWO}", (0,)),
+        ("1." + "9" * 5000, (1,)),
         ("", ()),
         (None, ()),
     ],

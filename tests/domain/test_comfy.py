@@ -16,6 +16,7 @@ from jupyter_comfy_lock.domain.comfy import (
     Started,
     Status,
     StepProgress,
+    ended_entry,
     history_prompts,
     outcome,
     parse_binary,
@@ -302,3 +303,11 @@ def test_a_prompt_is_found_by_the_tag_that_it_was_sent_with():
 def test_no_queue_or_history_is_too_strange_to_look_for_a_prompt(strange, task_id):
     items = [*queue_prompts(strange), *history_prompts(strange)]
     assert prompt_of(task_id, items) is None or task_id in repr(strange)
+
+
+def test_an_entry_of_the_history_is_one_that_has_outputs():
+    entry = {"outputs": {}, "status": {"status_str": "success"}}
+    assert ended_entry({"p": entry}, "p") == entry
+    for strange in ({}, {"outputs": None}, [], "success", None):
+        assert ended_entry({"p": strange}, "p") is None
+    assert ended_entry({}, "p") is None

@@ -182,6 +182,13 @@ def test_jobs_are_counted_and_paged_as_if_others_did_not_exist(limit, offset, id
     assert (shown["pagination"]["total"], shown["pagination"]["has_more"]) == (3, has_more)
 
 
+@given(answer=st.dictionaries(st.sampled_from(["jobs", "queue_running", "system"]), JSON))
+def test_no_answer_is_too_strange(answer):
+    assert isolation.my_jobs(answer, {"mine"}, None, 0)["jobs"] == []
+    assert isolation.my_queue(answer, {"mine"})["queue_running"] == []
+    assert isolation.my_stats(answer)["system"]["argv"] == []
+
+
 def test_system_stats_hide_the_command_line():
     stats = {"system": {"os": "linux", "argv": ["main.py", "--base-directory", "/home/ann"]}}
     shown = isolation.my_stats({**stats, "devices": [1]})

@@ -1,8 +1,16 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jupyter_comfy_lock.domain.errors import InvalidWorkflow
-from jupyter_comfy_lock.domain.workflow import check_api_workflow, classes, rejection
+from jupyter_comfy_lock.domain.workflow import (
+    check_api_workflow,
+    classes,
+    dropped_outputs,
+    rejection,
+)
 from tests.domain.recorded import answers
+from tests.domain.test_comfy import JSON
 
 GOOD = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 8}},
@@ -116,3 +124,15 @@ def test_a_refusal_names_all_nodes_inputs_and_reasons_at_once():
 )
 def test_a_refusal_in_any_form_gives_its_reason(answer, reason):
     assert rejection("t1", "k", "gpu-1", answer).message.splitlines()[-1].strip() == reason
+
+
+@given(
+    faults=st.dictionaries(
+        st.sampled_from(["1", "2", "9"]),
+        JSON | st.fixed_dictionaries({"errors": JSON, "dependent_outputs": JSON}),
+    )
+)
+def test_outputs_that_are_dropped_for_any_reason_are_named(faults):
+    dropped = dropped_outputs(faults, GOOD)
+    assert bool(dropped) == bool(faults)
+    assert all(each["class_type"] for each in dropped.values())

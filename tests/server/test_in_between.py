@@ -91,6 +91,20 @@ async def test_a_refusal_in_strange_words_is_a_refusal(world: World, errors):
     assert task["state"] == "rejected"
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "<html>log in</html>", "\xff"])
+@pytest.mark.parametrize(("status", "end"), [(400, "rejected"), (200, "lost")])
+async def test_an_answer_that_is_no_json_has_an_end_too(world: World, text, status, end):
+    """R9: also what is said to be accepted, and is not there."""
+    kernel = await world.kernel()
+    await kernel.lock("gpu-1")
+    world.gpu.faults.instead["/prompt"] = lambda: web.Response(
+        status=status, body=text.encode("latin-1"), content_type="application/json"
+    )
+    await kernel.call("POST", "tasks", json={"prompt": graphs.picture()})
+    [task] = (await kernel.get("tasks"))["tasks"]
+    assert (await kernel.ended(task["task_id"]))["state"] == end
+
+
 async def test_with_tasks_pending_any_lock_is_that_of_their_server(world: World):
     """R3, without a refusal for a server that nobody named."""
     kernel = await world.kernel()
