@@ -3,9 +3,9 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from logging import Logger
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from jupyter_comfy_lock.domain.config import LeasePolicy
@@ -26,83 +26,24 @@ from jupyter_comfy_lock.domain.errors import (
 from jupyter_comfy_lock.domain.line import reason
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, LockId, Mode
 from jupyter_comfy_lock.domain.outcome import Grant, LeaseLost, Waiting
-from jupyter_comfy_lock.domain.pool import Access, ComfyServer, Occupancy, ranked
 from jupyter_comfy_lock.domain.request import Request
+from jupyter_comfy_lock.server.candidates import (
+    and_the_others,
+    candidates_of,
+    look_unless_seen,
+)
 from jupyter_comfy_lock.server.debts import Debts
 from jupyter_comfy_lock.server.held import Asked, HeldLocks
 from jupyter_comfy_lock.server.journal import LockJournal
 from jupyter_comfy_lock.server.keeper import LockKeeper
 from jupyter_comfy_lock.server.lease import NodeLease
 from jupyter_comfy_lock.server.ready import clear_of_others
-from jupyter_comfy_lock.server.upstream import Upstream, find_upstream, look_at_all
+from jupyter_comfy_lock.server.upstream import Upstream, find_upstream
 from jupyter_comfy_lock.server.waiting import Line, OnMove
+from jupyter_comfy_lock.server.wish import Locked, Wish
 
 if TYPE_CHECKING:
     from jupyter_comfy_lock.store.locks import LockStore
-
-#: Seconds for which a look at a ComfyServer is good enough to lock it.
-_LOOK_AGAIN_S = 1.0
-
-ChosenBy = Literal["name", "pin", "best"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What a holder asks for."""
-
-    holder_id: HolderId
-    #: What people call it.
-    name: str
-    #: The ComfyServer it names; None: the pin, or else the best one.
-    comfy_id: ComfyId | None = None
-    #: The ComfyServer that its notebook is pinned to.
-    pin: ComfyId | None = None
-    mode: Mode = Mode.SHARED
-    #: Whether a lock that it has on the same ComfyServer will do in whatever mode it is.
-    any_mode: bool = False
-    #: For how many seconds it waits in line; None: for ever.
-    wait_s: float | None = 0.0
-    #: What the ComfyServer must have, when it is not named.
-    labels: frozenset[str] = frozenset()
-    #: The same for the same request, asked again.
-    request_id: LockId | None = None
-
-    @property
-    def named(self) -> ComfyId | None:
-        """The one ComfyServer that will do."""
-        return self.comfy_id or (None if self.labels else self.pin)
-
-    @property
-    def waits(self) -> bool:
-        """Whether it stands in line if need be."""
-        return self.wait_s != 0
-
-    @property
-    def chosen_by(self) -> ChosenBy:
-        """What decides which ComfyServer it is."""
-        return "name" if self.comfy_id else "pin" if self.named else "best"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Locked:
-    """What came of a wish."""
-
-    lock: Lock
-    chosen_by: ChosenBy
-    had_it: bool = False
-    #: The mode in which the holder had the same ComfyServer just before.
-    was: Mode | None = None
-    #: Prompts in the queue of a ComfyServer that is locked exclusively which came past the gateway.
-    foreign_prompts: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidates:
-    """What may be asked for."""
-
-    usable: list[ComfyServer]
-    #: Why each of the others may not.
-    unusable: list[str]
 
 
 class Acquirer:
@@ -200,7 +141,7 @@ class Acquirer:
         if not self._lease.fresh:
             # A lock that rests on it could not be used.
             await self._keeper.renew()
-        candidates = await self._candidates(wish)
+        candidates = await candidates_of(wish, self._upstreams, self._store)
         request = Request(
             lock_id=wish.request_id or LockId(str(uuid4())),
             holder_id=wish.holder_id,
@@ -225,36 +166,12 @@ class Acquirer:
             return await self._install(grant, request, wish, before, waited_s)
         except LockRefused as error:
             if wish.named is None and candidates.unusable:
-                raise _and_the_others(error, candidates.unusable) from None
+                raise and_the_others(error, candidates.unusable) from None
             raise
         finally:
             # Also when this was cancelled twice, and nobody waits for its being taken back.
             if not self._debts.unsure(request.lock_id):
                 self._held.answered(request.lock_id)
-
-    async def _candidates(self, wish: Wish) -> Candidates:
-        if wish.named is not None:
-            upstream = find_upstream(self._upstreams, wish.named)
-            await self._look(upstream)
-            return Candidates(usable=[upstream.comfy], unusable=[])
-        await look_at_all(self._upstreams.values())
-        occupied, last_used = await asyncio.gather(self._store.occupancy(), self._store.last_used())
-        usable = ranked(
-            (each.comfy for each in self._upstreams.values()),
-            {comfy_id: each.status for comfy_id, each in self._upstreams.items()},
-            occupied,
-            wish.holder_id,
-            wish.labels,
-            last_used,
-        )
-        unusable = [
-            f"{comfy_id}: {_why_unusable(each, occupied, wish.labels)}"
-            for comfy_id, each in self._upstreams.items()
-            if each.comfy not in usable
-        ]
-        if not usable:
-            raise LockRefused(None, "; ".join(unusable), ())
-        return Candidates(usable=usable, unusable=unusable)
 
     async def _grant(
         self, request: Request, wish: Wish, before: Lock | None, on_move: OnMove
@@ -390,7 +307,7 @@ class Acquirer:
     async def _ready(self, lock: Lock) -> int:
         """Wait until what is locked exclusively is so; return the number of strangers' prompts."""
         upstream = find_upstream(self._upstreams, lock.comfy_id)
-        await self._look(upstream)
+        await look_unless_seen(upstream)
         if lock.mode is not Mode.EXCLUSIVE:
             return 0
         return await clear_of_others(
@@ -400,19 +317,6 @@ class Acquirer:
             within_s=self._policy.drain_timeout_s,
             log=self._log,
         )
-
-    async def _look(self, upstream: Upstream) -> None:
-        """Look at a ComfyServer, unless that was done just now; after a wait it may be dead.
-
-        Raises:
-            ComfyUnreachable, ComfyUnauthorized, ComfyUnsupported, NotComfyUI: it cannot be used.
-        """
-        old = time.monotonic() - upstream.looked_s > _LOOK_AGAIN_S
-        if old or upstream.looking or upstream.fault() is not None:
-            await upstream.look()
-        fault = upstream.fault()
-        if fault is not None:
-            raise fault
 
     def _refuse_if_over(self, lock: Lock, request_id: LockId) -> None:
         if not self.is_here(lock.holder_id):
@@ -429,20 +333,3 @@ class Acquirer:
         if lock.node_id != self._lease.node_id:
             why = "the lease of this Jupyter server ran out"
             raise StaleLock(lock.comfy_id, lock.fence, why)
-
-
-def _and_the_others(error: LockRefused, unusable: list[str]) -> LockRefused:
-    """Return the same refusal, with why others did not even come into question."""
-    comfy_id, why = error.details.get("comfy_id"), error.details.get("why")
-    said = f"{comfy_id}: {why}" if comfy_id else str(why)
-    return LockRefused(None, "; ".join([said, *unusable]), error.details.get("holders") or ())
-
-
-def _why_unusable(upstream: Upstream, occupied: Occupancy, labels: frozenset[str]) -> str:
-    missing = sorted(labels - upstream.comfy.labels)
-    if missing:
-        return f"has no label {' or '.join(map(repr, missing))}"
-    decided = occupied.of(upstream.comfy.comfy_id)
-    if upstream.fault() is None and decided.access is not Access.OPEN:
-        return f"{decided.access.value} by {decided.by}" + (decided.why and f" ({decided.why})")
-    return upstream.status.reason or upstream.status.health.value

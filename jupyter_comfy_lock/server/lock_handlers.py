@@ -12,11 +12,11 @@ from tornado.iostream import StreamClosedError
 from jupyter_comfy_lock.domain.errors import BadRequest, ComfyLockError
 from jupyter_comfy_lock.domain.lock import ComfyId, LockEvent, LockId, LockState, Mode
 from jupyter_comfy_lock.domain.task import prompt_id
-from jupyter_comfy_lock.server.acquire import Locked, Wish
 from jupyter_comfy_lock.server.caller import ComfyLockHandler, text_or_none
 from jupyter_comfy_lock.server.holders import Holder
 from jupyter_comfy_lock.server.relay import notice_dead_reader, send_at_once
 from jupyter_comfy_lock.server.waiting import standing_to_json
+from jupyter_comfy_lock.server.wish import Locked, Wish
 
 #: Seconds after which one who waits in line is told again how it stands.
 _SIGN_OF_LIFE_S = 10.0

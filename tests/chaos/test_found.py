@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from jupyter_comfy_lock.domain.errors import ComfyLockError, LockTimeout, NoLock, StaleLock
 from jupyter_comfy_lock.domain.lock import HolderId, LockEvent, Mode
-from jupyter_comfy_lock.server.acquire import Wish
+from jupyter_comfy_lock.server.wish import Wish
 from tests.chaos.setup import POOL, Setup
 from tests.chaos.worker import Node
 

@@ -33,13 +33,14 @@ from jupyter_comfy_lock.domain.errors import ComfyLockError, NoLock, StaleLock
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, LockId, Mode
 from jupyter_comfy_lock.domain.outcome import Expired
 from jupyter_comfy_lock.domain.pool import ComfyServer, ComfyStatus, Health
-from jupyter_comfy_lock.server.acquire import Acquirer, Wish
+from jupyter_comfy_lock.server.acquire import Acquirer
 from jupyter_comfy_lock.server.app import ComfyLock
 from jupyter_comfy_lock.server.held import HeldLocks
 from jupyter_comfy_lock.server.keeper import LockKeeper
 from jupyter_comfy_lock.server.lease import NodeLease
 from jupyter_comfy_lock.server.locks import LockService
 from jupyter_comfy_lock.server.upstream import Upstream
+from jupyter_comfy_lock.server.wish import Wish
 from jupyter_comfy_lock.store.clock import Clock
 from jupyter_comfy_lock.store.database import Database
 from jupyter_comfy_lock.store.locks import LockStore
