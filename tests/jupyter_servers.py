@@ -57,7 +57,8 @@ def jupyter_server(
     }
     for place in (*places.values(), root, runtime):
         place.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(16)
+    given = (config or {}).get("IdentityProvider", {})
+    token = given.get("token") or secrets.token_hex(16)
     (folder / "config" / "jupyter_server_config.json").write_text(
         json.dumps(_configuration(pool, token=token, root=root, config=config or {}))
     )

@@ -147,8 +147,8 @@ async def test_a_shared_lock_does_not_look_at_the_queue(world: World):
     kernel = await world.kernel()
     leftover = await world.direct(graphs.steps(400), tag(world))
     await kernel.lock("gpu-1")
-    assert [x for x in world.gpu.faults.calls if x.path == "/queue"] == []
-    assert world.gpu.faults.writes() == [("POST", "/prompt")]
+    assert world.gpu.calls.to("/queue") == []
+    assert world.gpu.calls.writes() == [("POST", "/prompt")]
     async with world.session.post(
         f"{world.gpu.url}/interrupt", json={"prompt_id": leftover}
     ) as response:

@@ -1,6 +1,7 @@
 """One true end for each task, whatever goes wrong on the way (R9)."""
 
 import asyncio
+import math
 from uuid import uuid4
 
 import pytest
@@ -118,7 +119,7 @@ async def test_a_lost_reply_to_a_prompt_runs_it_once(world: World):
     task_id = await kernel.submit(graphs.picture())
     assert (await kernel.ended(task_id))["state"] == "succeeded"
     assert await runs(world, task_id) == 1
-    assert len(world.gpu.faults.bodies("/prompt")) == 1
+    assert len(world.gpu.calls.bodies("/prompt")) == 1
 
 
 async def test_a_prompt_that_was_cut_off_is_sent_again_and_runs_once(world: World):
@@ -166,7 +167,7 @@ async def test_a_task_that_the_kernel_sends_twice_is_one(world: World, again: st
         await kernel.ended(task_id)
     second = await kernel.call("POST", "tasks", json=body)
     assert (second.status, second.json()["task_id"]) == (200, task_id)
-    assert len(world.gpu.faults.bodies("/prompt")) == 1
+    assert len(world.gpu.calls.bodies("/prompt")) == 1
     await kernel.cancel(task_id)
     await kernel.ended(task_id)
 
@@ -225,12 +226,12 @@ async def test_a_socket_that_breaks_in_the_middle_is_opened_anew_under_another_i
 
 async def test_a_history_that_is_late_is_waited_for(world: World):
     kernel = await locked(world)
-    world.gpu.faults.history.clear()
+    world.gpu.faults.history_late_s = math.inf
     task_id = await kernel.submit(graphs.picture())
     asked = f"/history/{task_id}"
-    await until(lambda: len([x for x in world.gpu.faults.calls if x.path == asked]) > 3)
+    await until(lambda: len(world.gpu.calls.to(asked)) > 3)
     assert not ends(kernel, task_id)
-    world.gpu.faults.history.set()
+    world.gpu.faults.history_late_s = 0.0
     assert (await kernel.ended(task_id))["state"] == "succeeded"
 
 
@@ -293,8 +294,8 @@ async def test_a_short_silence_loses_nothing(world: World):
     await kernel.task_in(task_id, "running")
     world.gpu.faults.instead["/queue"] = lambda: web.Response(status=500)
     world.gpu.faults.cut_sockets()
-    asked = len(world.gpu.faults.calls)
-    await until(lambda: len([x for x in world.gpu.faults.calls[asked:] if x.path == "/queue"]) >= 2)
+    asked = len(world.gpu.calls.to("/queue"))
+    await until(lambda: len(world.gpu.calls.to("/queue")) >= asked + 2)
     assert not ends(kernel, task_id)
     del world.gpu.faults.instead["/queue"]
     assert (await kernel.ended(task_id))["state"] == "succeeded"
@@ -371,29 +372,21 @@ async def test_cancelling_what_has_ended_changes_nothing(world: World):
     kernel = await locked(world)
     task_id = await kernel.submit(graphs.picture())
     await kernel.ended(task_id)
-    posts = len(world.gpu.faults.writes())
+    posts = len(world.gpu.calls.writes())
     await kernel.cancel(task_id)
     assert (await kernel.get(f"tasks/{task_id}"))["state"] == "succeeded"
-    assert len(world.gpu.faults.writes()) == posts
+    assert len(world.gpu.calls.writes()) == posts
 
 
 async def test_a_task_is_cancelled_while_it_is_being_sent(world: World):
     kernel = await locked(world)
-    go, reached = asyncio.Event(), asyncio.Event()
-    real = world.gpu.faults._prompt
-
-    async def slow(request, handler):
-        reached.set()
-        await go.wait()
-        return await real(request, handler)
-
-    world.gpu.faults._prompt = slow
+    world.gpu.faults.hears.clear()
     sending = asyncio.create_task(kernel.submit(graphs.steps(400)))
-    await asyncio.wait_for(reached.wait(), 10)
+    await until(lambda: world.gpu.calls.bodies("/prompt"))
     (task,) = (await kernel.get("tasks"))["tasks"]
     assert task["state"] == "registered"
     await kernel.cancel(task["task_id"])
-    go.set()
+    world.gpu.faults.hears.set()
     assert await sending == task["task_id"]
     assert (await kernel.ended(task["task_id"]))["state"] == "cancelled"
 
@@ -468,7 +461,7 @@ async def test_a_prompt_that_is_being_recorded_when_its_kernel_ends_is_not_sent(
 
     world.stores.locks.release = slow_release
     assert (await kernel.call("DELETE", "holders/me")).status == 204
-    assert world.gpu.faults.bodies("/prompt") == []
+    assert world.gpu.calls.bodies("/prompt") == []
     (task,) = (await world.user.get("tasks"))["tasks"]
     assert task["state"] == "rejected"
     await eventually(world.nobody_holds)
@@ -477,21 +470,13 @@ async def test_a_prompt_that_is_being_recorded_when_its_kernel_ends_is_not_sent(
 async def test_a_prompt_that_is_being_sent_when_its_kernel_ends_is_taken_off(world: World):
     """R8, and R6: its lock ends with it and not before."""
     kernel = await locked(world)
-    go, reached = asyncio.Event(), asyncio.Event()
-    real = world.gpu.faults._prompt
-
-    async def slow(request, handler):
-        reached.set()
-        await go.wait()
-        return await real(request, handler)
-
-    world.gpu.faults._prompt = slow
+    world.gpu.faults.hears.clear()
     sending = asyncio.create_task(kernel.call("POST", "tasks", json={"prompt": graphs.steps(400)}))
-    await asyncio.wait_for(reached.wait(), 10)
+    await until(lambda: world.gpu.calls.bodies("/prompt"))
     assert (await kernel.call("DELETE", "holders/me")).status == 204
     (lock,) = (await world.user.get("locks"))["locks"]
     assert lock["state"] == "draining"
-    go.set()
+    world.gpu.faults.hears.set()
     task_id = (await sending).json()["task_id"]
 
     async def state() -> str:

@@ -17,7 +17,7 @@ from yarl import URL
 
 from jupyter_comfy_lock.embedded import EmbeddedComfy
 from tests.embedded_trace_nodes import NODES
-from tests.server.faults import Faults
+from tests.server.recorder import Calls
 
 ENDED = {"succeeded", "failed", "cancelled", "rejected", "lost"}
 #: Seconds after which a test gives up on a condition.
@@ -25,42 +25,26 @@ DEADLINE_S = 15.0
 
 
 class Comfy:
-    """An embedded server that can be broken, stopped and started again on its port."""
+    """An embedded server that can be broken, stopped and started again; its calls are kept."""
 
     def __init__(self, comfy_id: str, **settings: Any) -> None:
         self.comfy_id = comfy_id
-        self.faults = Faults()
-        self.settings = settings
-        self._server = self._make(0)
+        self.calls = Calls()
+        settings = {"nodes": NODES, "middlewares": [self.calls.middleware], **settings}
+        self._server = EmbeddedComfy(comfy_id, **settings)
+        self.faults = self._server.faults
+        self.start = self._server.start
+        self.kill = self._server.kill
+        self.restart = self._server.restart
 
     @property
     def url(self) -> str:
         return self._server.url
 
-    async def start(self) -> None:
-        await self._server.start()
-
     async def stop(self) -> None:
         # aiohttp would wait for its clients to hang up.
         self.faults.cut_sockets()
         await self._server.stop()
-
-    async def kill(self) -> None:
-        """End as a killed process does: nothing more is heard of it."""
-        self.faults.dead = True
-        await self.stop()
-
-    async def restart(self) -> None:
-        """End this life, with its queue and history, and begin another one."""
-        await self.kill()
-        self.faults.dead = False
-        self._server = self._make(self._server.port)
-        await self.start()
-
-    def _make(self, port: int) -> EmbeddedComfy:
-        settings = {"nodes": NODES, **self.settings}
-        middlewares = [self.faults.middleware]
-        return EmbeddedComfy(self.comfy_id, port=port, middlewares=middlewares, **settings)
 
 
 class Answer:
