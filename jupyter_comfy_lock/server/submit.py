@@ -200,8 +200,9 @@ class Submitter:
         by_node = classes(prompt)
         try:
             known = {
-                each: await upstream.get(f"/object_info/{quote(each, safe='')}")
+                each: await upstream.get(f"/object_info/{in_path}")
                 for each in set(by_node.values())
+                for in_path in [quote(each, safe="", errors="replace")]
             }
         except ComfyLockError:
             # What ComfyUI said must do.

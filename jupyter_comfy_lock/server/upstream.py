@@ -178,7 +178,7 @@ class Upstream:
             ComfyUnreachable, ComfyUnauthorized, NotComfyUI: there is no such JSON.
         """
         async with self.open("GET", path, timeout=_QUICK, params=params) as response:
-            self._refuse_other_than_ok(response)
+            self.refuse_other_than(response, HTTPStatus.OK)
             answer = loads(await response.read())
             if not isinstance(answer, dict):
                 raise NotComfyUI(self.comfy.comfy_id, f"GET {path} gave no JSON object")
@@ -187,7 +187,7 @@ class Upstream:
     async def post(self, path: str, body: Mapping[str, Any]) -> None:
         """Send `body` as JSON to `path`; the answer does not matter but for its status."""
         async with self.open("POST", path, timeout=_QUICK, json=body) as response:
-            self._refuse_other_than_ok(response)
+            self.refuse_other_than(response, HTTPStatus.OK)
 
     async def submit(self, body: Mapping[str, Any]) -> Answer:
         """Send a prompt and return the answer, also a refusal.
@@ -299,16 +299,22 @@ class Upstream:
             sent = not isinstance(error, aiohttp.ClientConnectorError)
             raise ComfyUnreachable(self.comfy.comfy_id, _why(error), sent=sent) from error
 
-    def _refuse_other_than_ok(self, response: aiohttp.ClientResponse) -> None:
+    def refuse_other_than(self, response: aiohttp.ClientResponse, *wanted: HTTPStatus) -> None:
+        """Raise what is wrong with a ComfyServer that answers so.
+
+        Raises:
+            ComfyUnreachable, ComfyUnauthorized, NotComfyUI: by the status.
+        """
+        if response.status in wanted:
+            return
         comfy_id = self.comfy.comfy_id
         if response.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise ComfyUnauthorized(comfy_id, response.status)
         if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             why = f"it answered HTTP {response.status} to {response.method} {response.url.path}"
             raise ComfyUnreachable(comfy_id, why)
-        if response.status != HTTPStatus.OK:
-            why = f"HTTP {response.status} to {response.method} {response.url.path}"
-            raise NotComfyUI(comfy_id, why)
+        why = f"HTTP {response.status} to {response.method} {response.url.path}"
+        raise NotComfyUI(comfy_id, why)
 
     def _saw(self, stats: Mapping[str, Any], prompt: Mapping[str, Any]) -> None:
         version = mapping(stats.get("system")).get("comfyui_version")

@@ -17,6 +17,7 @@ from yarl import URL
 
 from jupyter_comfy_lock.embedded import EmbeddedComfy
 from tests.embedded_trace_nodes import NODES
+from tests.server.described import check_answer, check_event, check_line
 from tests.server.recorder import Calls
 
 ENDED = {"succeeded", "failed", "cancelled", "rejected", "lost"}
@@ -83,7 +84,10 @@ class Caller:
         async with self._session.request(
             method, url, headers=headers, allow_redirects=False, **options
         ) as response:
-            return Answer(response.status, response.headers, await response.read())
+            answer = Answer(response.status, response.headers, await response.read())
+        # Whatever a test is about: each answer of the REST API is as the description says.
+        check_answer(method, path, headers, answer.status, answer.headers, answer.body)
+        return answer
 
     async def get(self, path: str) -> Any:
         """Return the JSON of a path of the REST API."""
@@ -127,6 +131,7 @@ class Events:
                     fields[name] = value
                     continue
                 if "data" in fields:
+                    check_event(fields["event"], fields["data"])
                     event = (int(fields["id"]), fields["event"], json.loads(fields["data"]))
                     async with self._changed:
                         self.all.append(event)
@@ -260,8 +265,11 @@ class Waiting:
         async with asking as response:
             self.status, self.content_type = response.status, response.content_type
             async for line in response.content:
+                said = json.loads(line)
+                if self.status == 202:
+                    check_line(said)
                 async with self._changed:
-                    self.lines.append(json.loads(line))
+                    self.lines.append(said)
                     self._changed.notify_all()
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from jupyter_server.auth.decorator import allow_unauthenticated
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from jupyter_comfy_lock.domain.comfy import loads
 from jupyter_comfy_lock.domain.errors import ComfyLockError
 from jupyter_comfy_lock.domain.isolation import my_frame, status_frame
 from jupyter_comfy_lock.domain.lock import Mode
@@ -83,10 +84,7 @@ class GatewaySocket(WebSocketHandler):
 
     def on_message(self, message: str | bytes) -> None:
         """Note the client's feature flags; nothing else that it says means anything to ComfyUI."""
-        try:
-            said = json.loads(message)
-        except ValueError:
-            return
+        said = loads(message)
         if isinstance(said, dict) and said.get("type") == "feature_flags":
             data = said.get("data")
             self._metadata = (
