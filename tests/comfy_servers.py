@@ -115,9 +115,9 @@ def embedded_comfy(
         yield lambda: wait_for(announced, process=process, log=folder / "log")
 
 
-def test_environment() -> dict[str, str]:
-    """The environment of a process that must import `tests.…`."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+def test_environment(*more: Path) -> dict[str, str]:
+    """The environment of a process that must import `tests.…`, and what is in `more` folders."""
+    paths = [str(ROOT), *map(str, more), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 

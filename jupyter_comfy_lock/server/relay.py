@@ -75,13 +75,16 @@ async def copy_answer(response: aiohttp.ClientResponse, handler: RequestHandler)
 async def copy_body(response: aiohttp.ClientResponse, handler: RequestHandler) -> None:
     """Stream the body of `response` to the client of `handler`, after what is written there."""
     send_at_once(handler)
+    flushed = False
     try:
         if handler.request.method != "HEAD":
             async for chunk in response.content.iter_any():
                 handler.write(chunk)
                 await handler.flush()
-        # A handler may have its own idea of what it finishes with: too late for that once flushed.
-        await handler.flush()
+                flushed = True
+        if not flushed:
+            # A handler may have its own idea of what it finishes with: too late for that then.
+            await handler.flush()
         await handler.finish()
     except StreamClosedError:
         # Closing the answer tells the ComfyServer to stop sending.

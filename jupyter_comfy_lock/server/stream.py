@@ -15,6 +15,9 @@ from jupyter_comfy_lock.server.upstream import Upstream
 
 Frame = str | bytes
 
+#: Frames that came at once, after which others have their turn.
+_AT_A_TIME = 50
+
 
 class HolderStream:
     """What a ComfyServer says to one holder; reconnects for as long as it is open.
@@ -82,11 +85,16 @@ class HolderStream:
         async with self.upstream.socket(client_id) as socket:
             self.client_id = client_id
             try:
+                number = 0
                 async for message in socket:
                     # The first frame proves that ComfyUI has registered the client id.
                     self._connected.set()
                     if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
                         self._hand_on(message.data)
+                    number += 1
+                    if number % _AT_A_TIME == 0:
+                        # While there are more, the socket does not wait for anything by itself.
+                        await asyncio.sleep(0)
             finally:
                 self._connected.clear()
 
