@@ -162,18 +162,22 @@ async def test_a_prompt_for_a_server_that_is_down_is_refused_and_ends(world: Wor
     assert task["state"] == "rejected"
 
 
-@pytest.mark.parametrize("again", ["while it runs", "after its end"])
+@pytest.mark.parametrize("again", ["while it runs", "after its end", "after a restart"])
 async def test_a_task_that_the_kernel_sends_twice_is_one(world: World, again: str):
     kernel, task_id = await locked(world), str(uuid4())
     prompt = graphs.steps(400) if again == "while it runs" else graphs.picture()
     body = {"prompt": prompt, "task_id": task_id}
     first = await kernel.call("POST", "tasks", json=body)
     assert (first.status, first.json()["task_id"]) == (201, task_id)
-    if again == "after its end":
+    if again != "while it runs":
         await kernel.ended(task_id)
+    if again == "after a restart":
+        world.forget_tasks()
     second = await kernel.call("POST", "tasks", json=body)
     assert (second.status, second.json()["task_id"]) == (200, task_id)
     assert len(world.gpu.calls.bodies("/prompt")) == 1
+    if again != "while it runs":
+        assert second.json()["state"] == "succeeded"
     await kernel.cancel(task_id)
     await kernel.ended(task_id)
 
@@ -182,6 +186,9 @@ async def test_the_task_id_of_another_kernel_is_nobodys_business(world: World):
     kernel, other = await locked(world), await locked(world)
     task_id = await kernel.submit(graphs.picture())
     body = {"prompt": graphs.picture(), "task_id": task_id}
+    assert (await other.call("POST", "tasks", json=body)).code == (400, "bad_request")
+    await kernel.ended(task_id)
+    world.forget_tasks()
     assert (await other.call("POST", "tasks", json=body)).code == (400, "bad_request")
 
 
