@@ -12,7 +12,14 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from jupyter_comfy_lock.domain.comfy import TAG, mapping
-from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable, NoLock, StaleLock
+from jupyter_comfy_lock.domain.errors import (
+    BadRequest,
+    ComfyLockError,
+    ComfyUnreachable,
+    NoLock,
+    StaleLock,
+    UnknownTask,
+)
 from jupyter_comfy_lock.domain.lock import HolderId, Lock
 from jupyter_comfy_lock.domain.progress import Progress
 from jupyter_comfy_lock.domain.task import LockSnapshot, Outcome, Task, TaskId, TaskState
@@ -77,7 +84,13 @@ class Submitter:
             work = self.submit(holder_id, name, workflow, extra_data, task_id=task_id)
             self._under_way[key] = asyncio.ensure_future(work)
             self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key))
-        live, _ = await asyncio.shield(self._under_way[key])
+        try:
+            live, _ = await asyncio.shield(self._under_way[key])
+        except BadRequest:
+            # It may be from before a restart, of which the store alone knows.
+            with contextlib.suppress(UnknownTask):
+                return live_of(await self._tasks.find(task_id, holder_id), {}), False
+            raise
         return live, True
 
     async def submit(

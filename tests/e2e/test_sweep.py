@@ -44,6 +44,8 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.mark.complaint(14)
+@pytest.mark.complaint(20)
 def test_through_the_death_of_the_jupyter_server_each_job_is_done_and_none_twice(
     comfy_pool: Sequence[dict[str, Any]], tmp_path: Path
 ) -> None:

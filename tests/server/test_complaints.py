@@ -47,13 +47,14 @@ def nothing_global_was_said(world: World) -> None:
 async def test_a_cancel_ends_nothing_of_anybody_else(world: World, first: str):
     a, b = await locked(world, "a.ipynb"), await locked(world, "b.ipynb")
     order = [a, b] if first == "mine" else [b, a]
-    running = await order[0].submit(graphs.steps(20))
+    # Mine must not end by itself, and theirs must.
+    running = await order[0].submit(graphs.steps(400 if first == "mine" else 60))
     await order[0].task_in(running, "running")
     tasks: dict[Kernel, list[str]] = {a: [], b: []}
     tasks[order[0]].append(running)
     for kernel in (*order, *order):
         tasks[kernel].append(await kernel.submit(graphs.picture()))
-    for each in tasks[a]:
+    for each in reversed(tasks[a]):
         await a.cancel(each)
     assert {(await a.ended(each))["state"] for each in tasks[a]} == {"cancelled"}
     assert {(await b.ended(each))["state"] for each in tasks[b]} == {"succeeded"}

@@ -76,6 +76,8 @@ async def test_a_run_that_is_wholly_cached_ends_and_says_so(world: World):
         assert again["files"][0]["filename"] == first["files"][0]["filename"]
 
 
+@pytest.mark.complaint(9)
+@pytest.mark.trap("31-history-race")
 async def test_many_tiny_runs_are_all_there(world: World):
     kernel = await locked(world)
     ids = [await kernel.submit(graphs.picture()) for _ in range(40)]
@@ -84,6 +86,7 @@ async def test_many_tiny_runs_are_all_there(world: World):
     assert all(ends(kernel, each) == ["succeeded"] for each in ids)
 
 
+@pytest.mark.complaint(19)
 async def test_a_node_that_raises_is_told_with_its_traceback(world: World):
     kernel = await locked(world)
     task = await kernel.ended(await kernel.submit(graphs.raises("no such luck")))
@@ -95,6 +98,7 @@ async def test_a_node_that_raises_is_told_with_its_traceback(world: World):
     assert task["reason"] == "node 1 (TrRaise): no such luck"
 
 
+@pytest.mark.complaint(19)
 async def test_outputs_that_were_dropped_are_named_while_the_rest_runs(world: World):
     kernel = await locked(world)
     prompt = graphs.picture()
@@ -113,6 +117,7 @@ async def test_outputs_that_were_dropped_are_named_while_the_rest_runs(world: Wo
 # -- the answer to POST /prompt is lost ------------------------------------------------------------
 
 
+@pytest.mark.complaint(20)
 async def test_a_lost_reply_to_a_prompt_runs_it_once(world: World):
     kernel = await locked(world)
     world.gpu.faults.lose_replies = 1
@@ -130,6 +135,7 @@ async def test_a_prompt_that_was_cut_off_is_sent_again_and_runs_once(world: Worl
     assert await runs(world, task_id) == 1
 
 
+@pytest.mark.trap("98-duplicate-id-and-number-500-but-queued")
 async def test_a_prompt_that_was_queued_and_answered_with_500_runs_once(world: World):
     kernel = await locked(world)
     world.gpu.faults.queued_but_500 = 1
@@ -156,18 +162,22 @@ async def test_a_prompt_for_a_server_that_is_down_is_refused_and_ends(world: Wor
     assert task["state"] == "rejected"
 
 
-@pytest.mark.parametrize("again", ["while it runs", "after its end"])
+@pytest.mark.parametrize("again", ["while it runs", "after its end", "after a restart"])
 async def test_a_task_that_the_kernel_sends_twice_is_one(world: World, again: str):
     kernel, task_id = await locked(world), str(uuid4())
     prompt = graphs.steps(400) if again == "while it runs" else graphs.picture()
     body = {"prompt": prompt, "task_id": task_id}
     first = await kernel.call("POST", "tasks", json=body)
     assert (first.status, first.json()["task_id"]) == (201, task_id)
-    if again == "after its end":
+    if again != "while it runs":
         await kernel.ended(task_id)
+    if again == "after a restart":
+        world.forget_tasks()
     second = await kernel.call("POST", "tasks", json=body)
     assert (second.status, second.json()["task_id"]) == (200, task_id)
     assert len(world.gpu.calls.bodies("/prompt")) == 1
+    if again != "while it runs":
+        assert second.json()["state"] == "succeeded"
     await kernel.cancel(task_id)
     await kernel.ended(task_id)
 
@@ -176,6 +186,9 @@ async def test_the_task_id_of_another_kernel_is_nobodys_business(world: World):
     kernel, other = await locked(world), await locked(world)
     task_id = await kernel.submit(graphs.picture())
     body = {"prompt": graphs.picture(), "task_id": task_id}
+    assert (await other.call("POST", "tasks", json=body)).code == (400, "bad_request")
+    await kernel.ended(task_id)
+    world.forget_tasks()
     assert (await other.call("POST", "tasks", json=body)).code == (400, "bad_request")
 
 
@@ -199,6 +212,7 @@ async def test_without_news_polling_finds_the_end(world: World, fault: str, prom
     assert ends(kernel, task["task_id"]) == [state]
 
 
+@pytest.mark.complaint(7)
 async def test_without_news_the_end_is_found_within_five_seconds(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
@@ -211,6 +225,7 @@ async def test_without_news_the_end_is_found_within_five_seconds(
         assert (await kernel.ended(task_id))["state"] == "succeeded"
 
 
+@pytest.mark.trap("18-reconnect-midrun")
 async def test_a_socket_that_breaks_in_the_middle_is_opened_anew_under_another_id(world: World):
     kernel = await locked(world)
     first = await kernel.submit(graphs.steps(20))
@@ -224,6 +239,8 @@ async def test_a_socket_that_breaks_in_the_middle_is_opened_anew_under_another_i
     assert second["progress"]["preview"] > 0
 
 
+@pytest.mark.complaint(9)
+@pytest.mark.trap("31-history-race")
 async def test_a_history_that_is_late_is_waited_for(world: World):
     kernel = await locked(world)
     world.gpu.faults.history_late_s = math.inf
@@ -238,6 +255,8 @@ async def test_a_history_that_is_late_is_waited_for(world: World):
 # -- the server goes ------------------------------------------------------------------------------
 
 
+@pytest.mark.complaint(10)
+@pytest.mark.trap("41-server-death-and-restart")
 @pytest.mark.parametrize("count", [1, 3])
 async def test_a_comfy_server_that_is_restarted_loses_what_it_had(world: World, count: int):
     kernel = await locked(world)
@@ -359,6 +378,7 @@ async def test_a_waiting_task_is_cancelled_and_the_running_one_is_not(world: Wor
     await kernel.ended(running)
 
 
+@pytest.mark.trap("29-interrupt-in-last-node")
 async def test_a_cancel_that_comes_too_late_for_the_last_node_is_a_success(world: World):
     kernel = await locked(world)
     task_id = await kernel.submit(graphs.last_node_sleeps(0.6))
@@ -391,6 +411,7 @@ async def test_a_task_is_cancelled_while_it_is_being_sent(world: World):
     assert (await kernel.ended(task["task_id"]))["state"] == "cancelled"
 
 
+@pytest.mark.complaint(3)
 async def test_the_place_in_the_queue_is_told_mine_and_others(world: World):
     a, b = await locked(world), await locked(world)
     running = await b.submit(graphs.steps(400))

@@ -50,6 +50,8 @@ async def test_behind_a_half_open_socket_the_end_is_found_in_time(world: World, 
         assert (await kernel.ended(task_id))["state"] == "succeeded"
 
 
+@pytest.mark.complaint(5)
+@pytest.mark.trap("20-two-sockets-same-client-id")
 async def test_a_half_open_socket_is_given_up_and_its_late_end_harms_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):

@@ -54,6 +54,7 @@ async def a_runs_b_waits(world: World):
 # -- what is seen --------------------------------------------------------------------------------
 
 
+@pytest.mark.complaint(15)
 @pytest.mark.parametrize("prefix", ["", "api/"])
 async def test_each_sees_its_own_queue_history_and_jobs(world: World, prefix: str):
     async with a_runs_b_waits(world) as (a, b, running, others, waiting):
@@ -184,6 +185,7 @@ async def test_what_concerns_everybody_needs_an_exclusive_lock(
 # -- what is done --------------------------------------------------------------------------------
 
 
+@pytest.mark.complaint(1)
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -207,6 +209,8 @@ async def test_what_is_taken_off_the_queue_is_mine(world: World, path: str, body
     assert all("clear" not in x for x in world.gpu.calls.bodies("/queue"))
 
 
+@pytest.mark.complaint(1)
+@pytest.mark.trap("26-global-interrupt-hits-any-client")
 @pytest.mark.parametrize(
     "body", ["", "{}", '{"prompt_id": null}', '{"prompt_id": "mine"}', '{"prompt_id": "others"}']
 )
@@ -271,6 +275,7 @@ async def test_clearing_the_history_clears_mine(world: World):
     assert (await a.raw("GET", files[0]["path"])).status == 200
 
 
+@pytest.mark.trap("99-duplicate-id-and-number-kills-worker")
 async def test_neither_number_nor_front_overtakes_others(world: World):
     a, b = await two(world)
     running = await b.prompt(graphs.steps(400))
@@ -306,6 +311,7 @@ async def test_nothing_is_sent_without_a_lock(world: World):
     assert (await kernel.get("tasks"))["tasks"] == []
 
 
+@pytest.mark.trap("99-duplicate-id-and-number-kills-worker")
 async def test_the_clients_own_prompt_id_is_honoured_and_works_once(world: World):
     a, b = await two(world)
     prompt_id = str(uuid4())
@@ -319,6 +325,7 @@ async def test_the_clients_own_prompt_id_is_honoured_and_works_once(world: World
     assert len(world.gpu.calls.bodies("/prompt")) == 1
 
 
+@pytest.mark.trap("17-foreign-client-id")
 async def test_client_id_and_our_own_mark_cannot_be_given_by_the_client(world: World):
     a, _ = await two(world)
     mark = {"jupyter_comfy_lock": {"holder_id": "somebody", "fence": 0}, "other": 1}
@@ -351,6 +358,7 @@ async def saved(kernel: Kernel, prompt) -> dict[str, str]:
     return dict(task["files"][0])
 
 
+@pytest.mark.complaint(15)
 @pytest.mark.parametrize("prefix", ["", "api/"])
 async def test_my_output_is_served_and_others_are_as_if_they_were_not(world: World, prefix: str):
     a, b = await two(world)
@@ -518,6 +526,7 @@ async def test_a_large_upload_and_a_large_result_are_whole(world: World):
 # -- home address --------------------------------------------------------------------------------
 
 
+@pytest.mark.complaint(4)
 async def test_a_result_comes_from_the_server_that_made_it_wherever_the_kernel_is_now(
     world: World,
 ):
@@ -546,6 +555,7 @@ async def test_a_result_comes_from_the_server_that_made_it_wherever_the_kernel_i
 # -- sockets -------------------------------------------------------------------------------------
 
 
+@pytest.mark.trap("16-two-clients")
 async def test_a_client_hears_its_own_runs_whole_and_nothing_of_others(world: World):
     a, b = await two(world)
     async with a.socket("?clientId=mine") as hears, b.socket() as other:
@@ -570,6 +580,7 @@ async def test_a_client_hears_its_own_runs_whole_and_nothing_of_others(world: Wo
         assert hears.binaries() == []
 
 
+@pytest.mark.trap("16-two-clients")
 async def test_a_broadcast_that_names_nobody_reaches_only_who_runs(world: World):
     a, b = await two(world)
     async with a.socket() as hears, b.socket() as other:
@@ -603,6 +614,7 @@ async def test_previews_come_in_the_form_that_the_client_knows(world: World, kno
             assert struct.unpack(">I", hears.binaries()[0][4:8])[0] in (1, 2)
 
 
+@pytest.mark.trap("20-two-sockets-same-client-id")
 async def test_many_local_sockets_are_one_to_comfyui(world: World):
     a, _ = await two(world)
     async with a.socket() as one, a.socket("?clientId=x") as other:
@@ -705,6 +717,7 @@ async def test_a_lock_asked_for_on_a_lease_that_is_over_is_one_that_lasts(world:
     assert (await kernel.comfy("GET", "queue")).status == 200
 
 
+@pytest.mark.complaint(2)
 async def test_looking_and_letting_go_send_nothing_that_changes_a_server(world: World):
     a, b = await two(world)
     async with a.socket():

@@ -350,6 +350,7 @@ async def test_a_workflow_without_outputs_is_refused_and_the_task_ends(world: Wo
     assert task["state"] == "rejected"
 
 
+@pytest.mark.complaint(19)
 async def test_wrong_nodes_are_all_named_with_class_input_and_reason(world: World):
     kernel = await locked(world)
     prompt = graphs.picture()
@@ -397,6 +398,7 @@ async def test_extra_data_goes_with_the_prompt(world: World):
 # -- others (R4, R10) ------------------------------------------------------------------------------
 
 
+@pytest.mark.complaint(15)
 async def test_no_kernel_sees_or_touches_anothers_task(world: World):
     a, b = await locked(world, "a.ipynb"), await locked(world, "b.ipynb")
     task_id = await b.submit(graphs.steps(100, preview=True))

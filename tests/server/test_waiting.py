@@ -468,6 +468,7 @@ async def test_a_wait_that_begins_on_a_lease_that_ran_out_is_a_wait(world: World
             await second.lock()
 
 
+@pytest.mark.complaint(2)
 async def test_waiting_sends_a_comfy_server_nothing_that_changes_it(world: World):
     """R11."""
     a, b = await kernels(world, "a", "b")

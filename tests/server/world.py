@@ -455,6 +455,10 @@ class World:
         """The lease of the Jupyter server."""
         return self.app._held._lease
 
+    def forget_tasks(self) -> None:
+        """Have the Jupyter server know of ended tasks what its store knows, as after a restart."""
+        self.app._tasks._live.clear()
+
     def let_time_pass(self, seconds: float) -> None:
         """Put the clock forward by which the Jupyter server counts its lease."""
         real = self.lease._clock_s
