@@ -27,9 +27,10 @@ from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.failures import FailureGroup
+from yarl import URL
 
 from jupyter_comfy_lock.server.openapi import description
-from tests.fuzz.strange import Strange, random_request, strange_requests
+from tests.fuzz.strange import HEADERS, Strange, random_request, strange_requests
 from tests.fuzz.test_gateway import HIDDEN, b_at_work, nothing_happened_to_b
 from tests.server import graphs
 from tests.server.conftest import SECRET
@@ -37,7 +38,7 @@ from tests.server.conftest import comfies as comfies
 from tests.server.conftest import jp_server_config as jp_server_config
 from tests.server.conftest import pool as pool
 from tests.server.conftest import world as world
-from tests.server.described import API, Operation, closed, operations
+from tests.server.described import API, Operation, check_event, closed, operations
 from tests.server.world import Answer, Caller, Kernel, World
 
 #: Requests of each caller beside those that are made from each limit in the description.
@@ -222,6 +223,44 @@ async def test_r4_whatever_is_sent_the_answer_is_one_that_is_described(
     assert faults_logged(caplog) == []
     if who != "the Jupyter user":
         await nothing_happened_to_b(world, b, ids)
+
+
+# -- the stream ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["a kernel", "the Jupyter user", "nobody"])
+async def test_r4_however_one_listens_one_hears_what_is_ones_own(
+    world: World, who: Who, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    a = await world.kernel("a.ipynb")
+    _, ids, _ = await b_at_work(world)
+    said = {"a kernel": f"ComfyKernel {a.credential}", "the Jupyter user": f"token {world.token}"}
+    for name, value in HEADERS:
+        headers = {"Authorization": said.get(who, ""), name: value}
+        status, told = await first_event(world, headers)
+        # What is announced as a form, and is none, nobody reads.
+        assert status == (400 if "multipart" in value else 403 if who == "nobody" else 200)
+        everybodys = status == 200 and who == "the Jupyter user"
+        assert [each in told for each in ids] == [everybodys] * 3, (name, value)
+        assert SECRET not in told
+    assert faults_logged(caplog) == []
+
+
+async def first_event(world: World, headers: dict[str, str]) -> tuple[int, str]:
+    """Return the status, and all that is told up to the end of the first event."""
+    url = URL(f"{world.base}{API}/events", encoded=True)
+    async with asyncio.timeout(TIMEOUT_S), world.session.get(url, headers=headers) as response:
+        told = ""
+        # The stream has no end.
+        async for line in response.content:
+            told += line.decode()
+            if told.endswith("\n\n"):
+                break
+    if response.status == 200:
+        fields = dict(line.split(": ", 1) for line in told.splitlines() if line)
+        check_event(fields["event"], fields["data"])
+    return response.status, told
 
 
 def faults_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
