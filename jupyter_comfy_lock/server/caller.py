@@ -134,6 +134,9 @@ class ComfyLockHandler(APIHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer our own errors with their status and code."""
         error = (kwargs.get("exc_info") or (None, None))[1]
+        if status_code == HTTPStatus.BAD_REQUEST and isinstance(error, web.HTTPError):
+            # The form that `Content-Type` announces is read before anybody here is asked.
+            error = BadRequest(field="body", why=f"cannot be read: {error.log_message}")
         if not isinstance(error, ComfyLockError):
             super().write_error(status_code, **kwargs)
             return

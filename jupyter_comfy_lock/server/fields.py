@@ -1,23 +1,17 @@
 """What the fields of a request may be. Each function names the field that is wrong."""
 
 import json
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from jupyter_comfy_lock.domain.errors import BadRequest
+from jupyter_comfy_lock.domain.words import LONGEST_ID, LONGEST_NOTE, is_text
 
-#: Characters of what names something, and of what is said to people. A database has to find the
-#: one by its index, and people have to read the other.
-_LONGEST_ID = 200
-_LONGEST_NOTE = 4096
 _MOST_ITEMS = 100
 #: Lists and objects in each other. Python's own limit is near a thousand, and each who works
 #: through a value meets it at another depth.
 _DEEPEST = 200
-#: They would break lines of the log, and no database keeps all of them; half of a pair of
-#: surrogates is no character at all.
-_NOT_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_ID = f"text of 1 to {LONGEST_ID} characters, without control characters"
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -30,8 +24,10 @@ def json_object(body: bytes) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(body.decode())
-    except (ValueError, RecursionError):
-        raise BadRequest(field="body", why="must be JSON in UTF-8") from None
+    except ValueError as error:
+        raise BadRequest(field="body", why=f"must be JSON in UTF-8: {error}") from None
+    except RecursionError:
+        raise BadRequest(field="body", why="is nested too deep") from None
     if not isinstance(value, dict):
         raise BadRequest(field="body", why="must be a JSON object")
     refuse_deep(value)
@@ -83,8 +79,8 @@ def note(body: dict[str, Any], field: str) -> str:
         BadRequest: it is something else.
     """
     value = body.get(field)
-    if value is not None and not _is_text(value, _LONGEST_NOTE):
-        why = f"must be one line of text of at most {_LONGEST_NOTE} characters, or null"
+    if value is not None and not is_text(value, LONGEST_NOTE):
+        why = f"must be one line of text of at most {LONGEST_NOTE} characters, or null"
         raise BadRequest(field=field, why=why)
     return value or ""
 
@@ -104,9 +100,6 @@ def texts(body: dict[str, Any], field: str) -> list[str]:
     return value
 
 
-_ID = f"text of 1 to {_LONGEST_ID} characters, without control characters"
-
-
 def _inside(value: object) -> Iterable[object]:
     if isinstance(value, dict):
         return value.values()
@@ -114,8 +107,4 @@ def _inside(value: object) -> Iterable[object]:
 
 
 def _is_id(value: object) -> bool:
-    return bool(value) and _is_text(value, _LONGEST_ID)
-
-
-def _is_text(value: object, longest: int) -> bool:
-    return isinstance(value, str) and len(value) <= longest and not _NOT_TEXT.search(value)
+    return bool(value) and is_text(value, LONGEST_ID)

@@ -14,7 +14,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from random import Random
 from typing import Any, Literal
+from uuid import uuid4
 
 import pytest
 import requests
@@ -25,8 +27,10 @@ from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.failures import FailureGroup
+from yarl import URL
 
 from jupyter_comfy_lock.server.openapi import description
+from tests.fuzz.strange import HEADERS, Strange, random_request, strange_requests
 from tests.fuzz.test_gateway import HIDDEN, b_at_work, nothing_happened_to_b
 from tests.server import graphs
 from tests.server.conftest import SECRET
@@ -34,8 +38,8 @@ from tests.server.conftest import comfies as comfies
 from tests.server.conftest import jp_server_config as jp_server_config
 from tests.server.conftest import pool as pool
 from tests.server.conftest import world as world
-from tests.server.described import API, closed
-from tests.server.world import Kernel, World
+from tests.server.described import API, Operation, check_event, closed, operations
+from tests.server.world import Answer, Caller, Kernel, World
 
 #: Requests of each caller beside those that are made from each limit in the description.
 REQUESTS = int(os.environ.get("COMFY_FUZZ", "100"))
@@ -215,10 +219,48 @@ async def test_r4_whatever_is_sent_the_answer_is_one_that_is_described(
     seconds = time.perf_counter() - start
     total = sender.statuses.total()
     print(f"{total} requests of {who} in {seconds:.0f} s: {dict(sender.statuses)}")
-    assert sender.faults == []
+    assert not sender.faults, "\n".join(sender.faults)
     assert faults_logged(caplog) == []
     if who != "the Jupyter user":
         await nothing_happened_to_b(world, b, ids)
+
+
+# -- the stream ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["a kernel", "the Jupyter user", "nobody"])
+async def test_r4_however_one_listens_one_hears_what_is_ones_own(
+    world: World, who: Who, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    a = await world.kernel("a.ipynb")
+    _, ids, _ = await b_at_work(world)
+    said = {"a kernel": f"ComfyKernel {a.credential}", "the Jupyter user": f"token {world.token}"}
+    for name, value in HEADERS:
+        headers = {"Authorization": said.get(who, ""), name: value}
+        status, told = await first_event(world, headers)
+        # What is announced as a form, and is none, nobody reads.
+        assert status == (400 if "multipart" in value else 403 if who == "nobody" else 200)
+        everybodys = status == 200 and who == "the Jupyter user"
+        assert [each in told for each in ids] == [everybodys] * 3, (name, value)
+        assert SECRET not in told
+    assert faults_logged(caplog) == []
+
+
+async def first_event(world: World, headers: dict[str, str]) -> tuple[int, str]:
+    """Return the status, and all that is told up to the end of the first event."""
+    url = URL(f"{world.base}{API}/events", encoded=True)
+    async with asyncio.timeout(TIMEOUT_S), world.session.get(url, headers=headers) as response:
+        told = ""
+        # The stream has no end.
+        async for line in response.content:
+            told += line.decode()
+            if told.endswith("\n\n"):
+                break
+    if response.status == 200:
+        fields = dict(line.split(": ", 1) for line in told.splitlines() if line)
+        check_event(fields["event"], fields["data"])
+    return response.status, told
 
 
 def faults_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -228,3 +270,89 @@ def faults_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     """
     ours = [x for x in caplog.records if x.name != "aiohttp.server" and x.exc_info]
     return [f"{x.getMessage()}: {x.exc_info}" for x in ours]
+
+
+# -- on the wire -----------------------------------------------------------------------------------
+
+
+class Prober:
+    """Sends strange requests as one caller, and looks at what comes back."""
+
+    def __init__(self, world: World, who: Who, kernel: Kernel | None) -> None:
+        self._world, self._who, self._kernel = world, who, kernel
+        self.statuses: Counter[int] = Counter()
+        self.faults: list[str] = []
+
+    @property
+    def caller(self) -> Caller:
+        if self._kernel is not None:
+            return self._kernel
+        return self._world.user if self._who == "the Jupyter user" else self._world.stranger
+
+    async def send(self, strange: Strange) -> None:
+        method, headers = strange.operation.method, dict(strange.headers)
+        shown = f"{method} {strange.path[:200]} {strange.headers} {(strange.body or b'')[:200]!r}"
+        if strange.operation.name == "submit" and self._kernel is not None:
+            # It has been released, perhaps.
+            await self._kernel.lock("gpu-1")
+        try:
+            # Each answer is compared with the description where it comes in.
+            answer = await self.caller.raw(method, strange.path, headers=headers, data=strange.body)
+        except AssertionError as wrong:
+            self.faults.append(f"{shown}: {str(wrong)[:1000]}")
+            return
+        self.statuses[answer.status] += 1
+        if answer.status >= 500 or SECRET.encode() in answer.body:
+            self.faults.append(f"{answer.status} for {shown}: {answer.body[:500]!r}")
+        if strange.wrong is not None and self.may(strange.operation):
+            named = answer.status == 400 and answer.json()["details"].get("field")
+            if named != strange.wrong and not is_no_workflow(strange, answer):
+                told = answer.body[:500]
+                self.faults.append(
+                    f"{answer.status} without {strange.wrong!r} for {shown}: {told!r}"
+                )
+        if strange.operation.name == "leave" and answer.status == 204:
+            self._kernel = await self._world.kernel("a.ipynb")
+
+    def may(self, operation: Operation) -> bool:
+        """Whether the caller may do such a thing at all."""
+        kinds = operation.said.get("security", [{"kernelCredential": []}, {"jupyterToken": []}])
+        mine = {"a kernel": "kernelCredential", "the Jupyter user": "jupyterToken"}.get(self._who)
+        return any(mine in each for each in kinds)
+
+
+def is_no_workflow(strange: Strange, answer: Answer) -> bool:
+    return strange.wrong == "prompt" and answer.json()["code"] == "invalid_workflow"
+
+
+@pytest.mark.timeout(36_000)
+@pytest.mark.parametrize("who", ["a kernel", "the Jupyter user", "nobody"])
+async def test_r4_whatever_is_wrong_is_told_by_its_name(
+    world: World, who: Who, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    a = await world.kernel("a.ipynb")
+    await a.lock("gpu-1")
+    task = await a.ended(await a.submit(graphs.picture()))
+    b, ids, _ = await b_at_work(world)
+    parts = {"task_id": task["task_id"], "number": "0", "comfy_id": "gpu-1"}
+    parts |= {"holder_id": "nobody.1", "request_id": str(uuid4())}
+    prober = Prober(world, who, a if who == "a kernel" else None)
+    random = Random(SEED)
+    start = time.perf_counter()
+    for strange in strange_requests(parts):
+        # Of those who may do no such thing nobody reads what they send.
+        if strange.wrong is None or prober.may(strange.operation):
+            await prober.send(strange)
+    ending = [each for each in operations() if each.name != "listen"]
+    for _ in range(REQUESTS):
+        await prober.send(random_request(random.choice(ending), parts, random))
+    seconds = time.perf_counter() - start
+    total = prober.statuses.total()
+    print(f"{total} strange requests of {who} in {seconds:.0f} s: {dict(prober.statuses)}")
+    assert not prober.faults, "\n".join(prober.faults)
+    assert faults_logged(caplog) == []
+    if who == "nobody":
+        assert set(prober.statuses) <= {400, 403, 404, 405}
+    if who != "the Jupyter user":
+        await nothing_happened_to_b(world, b, ids)
