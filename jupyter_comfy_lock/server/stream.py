@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from logging import Logger
 from uuid import uuid4
 
-import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
 from jupyter_comfy_lock.domain.errors import ComfyUnreachable
@@ -89,7 +88,7 @@ class HolderStream:
                 async for message in socket:
                     # The first frame proves that ComfyUI has registered the client id.
                     self._connected.set()
-                    if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                    if isinstance(message.data, Frame):
                         self._hand_on(message.data)
                     number += 1
                     if number % _AT_A_TIME == 0:
