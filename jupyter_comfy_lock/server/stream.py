@@ -44,8 +44,9 @@ class HolderStream:
 
     async def ready(self, timeout_s: float) -> bool:
         """Wait until the socket is open, but not longer than that; whether it is."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._connected.wait(), timeout_s)
+        if not self.connected:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._connected.wait(), timeout_s)
         return self.connected
 
     @contextlib.contextmanager
