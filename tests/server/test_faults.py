@@ -55,7 +55,7 @@ async def test_behind_a_half_open_socket_the_end_is_found_in_time(world: World, 
 async def test_a_half_open_socket_is_given_up_and_its_late_end_harms_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("jupyter_comfy_lock.server.upstream._HEARTBEAT_S", 0.4)
+    monkeypatch.setattr("jupyter_comfy_lock.server.transport._HEARTBEAT_S", 0.4)
     kernel = await locked(world)
     task_id = await kernel.submit(graphs.steps(80))
     await kernel.task_in(task_id, "running")
