@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jupyter_comfy_lock.domain.errors import BadRequest
-from jupyter_comfy_lock.domain.words import LONGEST_ID, LONGEST_NOTE, is_text
+from jupyter_comfy_lock.domain.words import LONGEST_ID, LONGEST_NOTE, is_text, one_line
 
 _MOST_ITEMS = 100
 #: Lists and objects in each other. Python's own limit is near a thousand, and each who works
@@ -45,7 +45,8 @@ def refuse_deep(body: dict[str, Any]) -> None:
         while level := [inner for each in level for inner in _inside(each)]:
             depth += 1
             if depth > _DEEPEST:
-                raise BadRequest(field=field, why=f"is nested deeper than {_DEEPEST} levels")
+                name = one_line(field)[:LONGEST_ID]
+                raise BadRequest(field=name, why=f"is nested deeper than {_DEEPEST} levels")
 
 
 def text(body: dict[str, Any], field: str) -> str:

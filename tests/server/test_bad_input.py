@@ -82,6 +82,7 @@ async def test_what_is_nested_too_deep_is_refused_by_the_field_it_is_in(world: W
     for body, field in [
         (f'{{"prompt": {{"1": {{"class_type": "X", "inputs": {{"a": {deep()}}}}}}}}}', "prompt"),
         (f'{{"prompt": {good}, "extra_data": {{"a": {deep()}}}}}', "extra_data"),
+        (f'{{"prompt": {good}, "two\\nlines": {deep()}}}', "two\ufffdlines"),
     ]:
         answer = await kernel.call("POST", "tasks", data=body)
         assert (*answer.code, answer.json()["details"]) == (400, "bad_request", {"field": field})

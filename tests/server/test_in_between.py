@@ -39,7 +39,7 @@ async def test_whatever_goes_wrong_while_prompts_are_cancelled_the_lock_is_relea
         raise ZeroDivisionError
 
     world.app._tasks.cancel_all = broken
-    await kernel.call("DELETE", "holders/me")
+    await kernel.call("DELETE", "holders/me", described=False)
     assert (await world.user.get("locks"))["locks"] == []
 
 

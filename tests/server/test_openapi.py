@@ -22,7 +22,7 @@ from jupyter_comfy_lock.domain.task import TaskState
 from jupyter_comfy_lock.server.openapi import description
 from tests.server import graphs
 from tests.server.described import API, SEEN, check_answer, operations, path_of, routes
-from tests.server.world import Answer, Kernel, World
+from tests.server.world import Kernel, World
 
 #: Errors that are the kernel side's own.
 NEVER_ANSWERED = {"no_server_extension", "task_failed", "task_cancelled", "task_lost"}
@@ -187,12 +187,15 @@ async def works(world: World, a: Kernel) -> dict[str, Any]:
     for status in (201, 200):
         assert (await a.call("POST", "tasks", json=body)).status == status
     previewed = await a.ended(body["task_id"])
-    assert (await a.call("GET", f"tasks/{previewed['task_id']}/preview")).status == 200
+    preview = f"tasks/{previewed['task_id']}/preview"
+    assert (await a.call("GET", preview)).status == 200
+    assert (await a.call("GET", preview, headers={"If-None-Match": "*"})).status == 304
     task = await a.ended(await a.submit(graphs.picture()))
     failed = await a.ended(await a.submit(graphs.raises()))
     assert failed["error"]
-    await a.get("tasks")
-    await a.get(f"tasks/{task['task_id']}")
+    for path in ("openapi.json", "locks", "pool", "tasks", f"tasks/{task['task_id']}"):
+        assert (await a.call("GET", path)).status == 200
+        assert (await a.call("GET", path, headers={"If-None-Match": "*"})).status == 304
     await a.cancel(task["task_id"])
     return task
 
@@ -258,9 +261,13 @@ async def finds_the_store_away(
 
 
 async def nobody_is_told_anything(world: World) -> None:
+    form = {"Content-Type": "multipart/form-data"}
     for method, pattern in routes():
-        answer = await world.stranger.call(method, path_of(pattern, "0").lstrip("/"))
-        assert answer.status == 403
+        path = path_of(pattern, "0").lstrip("/")
+        assert (await world.stranger.call(method, path)).status == 403
+        # A form that is none is refused to everybody.
+        broken = await world.user.call(method, path, data=b"{}", headers=form)
+        assert broken.code == (400, "bad_request")
         if "[^/]" in pattern:
-            broken: Answer = await world.user.call(method, path_of(pattern, "%ff").lstrip("/"))
+            broken = await world.user.call(method, path_of(pattern, "%ff").lstrip("/"))
             assert broken.code == (400, "bad_request")
