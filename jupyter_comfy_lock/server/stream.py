@@ -15,7 +15,7 @@ from jupyter_comfy_lock.server.upstream import Upstream
 Frame = str | bytes
 
 #: Frames that came at once, after which others have their turn.
-_AT_A_TIME = 50
+_AT_A_TIME = 10
 
 
 class HolderStream:

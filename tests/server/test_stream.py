@@ -40,4 +40,4 @@ async def test_others_have_their_turn_in_the_middle_of_a_flood():
     await stream.close()
     assert heard == [str(number) for number in range(FRAMES)]
     taken_at_once = [b - a for a, b in zip(before, [*before[1:], FRAMES], strict=True)]
-    assert max(taken_at_once) <= 100
+    assert max(taken_at_once) <= 20
