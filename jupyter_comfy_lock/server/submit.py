@@ -86,11 +86,13 @@ class Submitter:
             self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key))
         try:
             live, _ = await asyncio.shield(self._under_way[key])
-        except BadRequest:
+        except BadRequest as error:
+            if error.details.get("field") != "prompt_id":
+                raise
             # It may be from before a restart, of which the store alone knows.
             with contextlib.suppress(UnknownTask):
                 return live_of(await self._tasks.find(task_id, holder_id), {}), False
-            raise
+            raise BadRequest(field="task_id", why="is taken; leave it out") from None
         return live, True
 
     async def submit(

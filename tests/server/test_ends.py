@@ -189,7 +189,9 @@ async def test_the_task_id_of_another_kernel_is_nobodys_business(world: World):
     assert (await other.call("POST", "tasks", json=body)).code == (400, "bad_request")
     await kernel.ended(task_id)
     world.forget_tasks()
-    assert (await other.call("POST", "tasks", json=body)).code == (400, "bad_request")
+    refused = await other.call("POST", "tasks", json=body)
+    assert refused.code == (400, "bad_request")
+    assert '"task_id" is taken' in refused.json()["message"]
 
 
 # -- the socket says nothing -----------------------------------------------------------------------
