@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from jupyter_comfy_lock.domain.abilities import (
     MINIMUM_VERSION,
@@ -160,7 +161,9 @@ class Upstream:
 
     async def history(self, prompt_id: str) -> Mapping[str, Any] | None:
         """Return the history entry of an ended prompt; None if ComfyUI has none (yet)."""
-        return ended_entry(await self.get(f"/history/{prompt_id}"), prompt_id)
+        # An id that ComfyUI gave itself may be any text.
+        path = f"/history/{quote(prompt_id, safe='', errors='replace')}"
+        return ended_entry(await self.get(path), prompt_id)
 
     async def find(self, task_id: str) -> str | None:
         """Return what the prompt of a task is called, if it has arrived; None if it has not."""

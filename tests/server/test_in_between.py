@@ -91,9 +91,18 @@ async def test_a_refusal_in_strange_words_is_a_refusal(world: World, errors):
     assert task["state"] == "rejected"
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "<html>log in</html>", "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "<html>log in</html>",
+        "\xff",
+        # What it calls the prompt is asked for in a path.
+        '{"prompt_id": "a b\\r\\nX-Pass: c/../../?d#e"}',
+    ],
+)
 @pytest.mark.parametrize(("status", "end"), [(400, "rejected"), (200, "lost")])
-async def test_an_answer_that_is_no_json_has_an_end_too(world: World, text, status, end):
+async def test_an_answer_of_any_kind_has_an_end_too(world: World, text, status, end):
     """R9: also what is said to be accepted, and is not there."""
     kernel = await world.kernel()
     await kernel.lock("gpu-1")
