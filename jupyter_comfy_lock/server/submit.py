@@ -22,7 +22,14 @@ from jupyter_comfy_lock.domain.errors import (
 )
 from jupyter_comfy_lock.domain.lock import HolderId, Lock
 from jupyter_comfy_lock.domain.progress import Progress
-from jupyter_comfy_lock.domain.task import LockSnapshot, Outcome, Task, TaskId, TaskState
+from jupyter_comfy_lock.domain.task import (
+    LockSnapshot,
+    Outcome,
+    Task,
+    TaskId,
+    TaskState,
+    prompt_id,
+)
 from jupyter_comfy_lock.domain.workflow import (
     check_api_workflow,
     classes,
@@ -233,9 +240,10 @@ class Submitter:
             )
             await self._tasks.end(live, Outcome(state=TaskState.REJECTED, reason=error.message))
             raise error
-        prompt_id = answer.body.get("prompt_id")
-        if isinstance(prompt_id, str) and prompt_id:
-            await self._tasks.called(live, prompt_id)
+        # ComfyUI gives UUIDs, and refuses to cancel any if another id is among them.
+        given_id = prompt_id(answer.body.get("prompt_id"))
+        if given_id is not None:
+            await self._tasks.called(live, given_id)
         faults = mapping(answer.body.get("node_errors"))
         if faults:
             live.task = replace(live.task, dropped=dropped_outputs(faults, prompt))

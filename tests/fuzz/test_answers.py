@@ -181,6 +181,7 @@ async def test_r9_whatever_a_comfyserver_answers_each_call_ends_clearly(
     # Whatever was thought meanwhile: what is asked now is true.
     assert (await a.get(f"tasks/{running}"))["state"] == "running"
     assert (await a.lock("gpu-1"))["comfy_id"] == "gpu-1"
+    assert (await a.comfy("POST", "queue", json={"clear": True})).status == 200
     last = await a.prompt(graphs.picture(prefix="last"))
     await a.cancel(running)
     assert (await a.ended(last))["state"] == "succeeded"

@@ -114,6 +114,18 @@ async def test_an_answer_of_any_kind_has_an_end_too(world: World, text, status, 
     assert (await kernel.ended(task["task_id"]))["state"] == end
 
 
+async def test_a_prompt_of_a_strange_name_keeps_no_other_from_being_cancelled(world: World):
+    """R8: ComfyUI cancels none where one id is not like its own."""
+    kernel = await world.kernel()
+    await kernel.lock("gpu-1")
+    await kernel.submit(graphs.steps(400))
+    waiting = await kernel.submit(graphs.picture())
+    world.gpu.faults.instead["/prompt"] = lambda: web.json_response({"prompt_id": "not a UUID"})
+    await kernel.call("POST", "tasks", json={"prompt": graphs.picture()})
+    assert (await kernel.comfy("POST", "queue", json={"clear": True})).status == 200
+    assert (await kernel.ended(waiting))["state"] == "cancelled"
+
+
 async def test_with_tasks_pending_any_lock_is_that_of_their_server(world: World):
     """R3, without a refusal for a server that nobody named."""
     kernel = await world.kernel()
