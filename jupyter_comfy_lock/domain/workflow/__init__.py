@@ -1,4 +1,4 @@
-"""What a person calls a workflow: its formats, its parameters, its faults, and why it was refused."""
+"""What a person calls a workflow: its formats, parameters and faults, and why it was refused."""
 
 from jupyter_comfy_lock.domain.workflow.prompt import check_api_workflow, classes
 from jupyter_comfy_lock.domain.workflow.refusal import (

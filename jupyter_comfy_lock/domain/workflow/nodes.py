@@ -57,6 +57,8 @@ class InputSpec:
             return self.options["default"]
         if self.type in (COMBO, DYNAMIC_COMBO):
             return self.choices[0] if self.choices else None
+        if self.type == "IMAGECOMPARE":
+            return ["", ""]
         return {"INT": 0, "FLOAT": 0, "BOOLEAN": False, "STRING": ""}.get(self.type)
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jupyter_comfy_lock.domain.errors import InvalidWorkflow
+from jupyter_comfy_lock.domain.workflow.values import is_link
 
 
 def check_api_workflow(workflow: object) -> dict[str, Any]:
@@ -22,8 +23,8 @@ def check_api_workflow(workflow: object) -> dict[str, Any]:
         raise InvalidWorkflow(msg)
     if isinstance(workflow.get("nodes"), list) and "links" in workflow:
         msg = (
-            "This is a workflow in the format of ComfyUI's editor. Export it in API format "
-            '(in ComfyUI: menu Workflow, "Export (API)") and submit that.'
+            "This is a workflow in the format of ComfyUI's editor: comfy.Workflow.load() makes a "
+            'prompt of it, or export it in API format (in ComfyUI: menu Workflow, "Export (API)").'
         )
         raise InvalidWorkflow(msg)
     if not workflow:
@@ -54,16 +55,6 @@ def _wrong(node: object, ids: set[str]) -> str | None:
     missing = [
         f"{name!r} is linked to node {value[0]!r}, which does not exist"
         for name, value in inputs.items()
-        if _is_link(value) and str(value[0]) not in ids
+        if is_link(value) and str(value[0]) not in ids
     ]
     return "; ".join(missing) or None
-
-
-def _is_link(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], int)
-        and not isinstance(value[1], bool)
-    )

@@ -104,21 +104,24 @@ class Fields:
             given |= {name: value for name, value in node.saved.items() if name in given}
             return given, {}
         saved = items(node.saved)
-        given |= dict(zip(given, saved, strict=False))
+        # The file says whose values these are, unless it was stripped of what is not linked.
+        names = [slot.name for slot in node.inputs if slot.widget is not None]
+        by_name = dict(zip(names if len(names) == len(saved) else given, saved, strict=False))
+        given |= {name: value for name, value in by_name.items() if name in given}
         shown: dict[Place, Any] = {}
         for entry, value in zip(items(node.properties.get("proxyWidgets")), saved, strict=False):
             if value is None or not isinstance(entry, list) or len(entry) < 2:
                 continue
-            source, name = str(entry[0]), str(entry[1])
-            if source == "-1":
+            node_id, name = str(entry[0]), str(entry[1])
+            if node_id == "-1":
                 given |= {name: value} if name in given else {}
                 continue
-            name = self._own_name(inner, source, name)
-            linked = next((key for key, (at, _) in sources.items() if at == (source, name)), None)
+            name = self._own_name(inner, node_id, name)
+            linked = next((key for key, (at, _) in sources.items() if at == (node_id, name)), None)
             if linked is not None:
                 given[linked] = value
             else:
-                shown |= dict.fromkeys(self._places(inner, source, name), value)
+                shown |= dict.fromkeys(self._places(inner, node_id, name), value)
         return given, shown
 
     def _source(self, inner: Graph, index: int) -> tuple[Place, Any] | None:

@@ -66,9 +66,7 @@ def ui_to_prompt(
 
 
 class _Conversion:
-    def __init__(
-        self, workflow: UiWorkflow, specs: Mapping[str, NodeSpec], choose: Choose
-    ) -> None:
+    def __init__(self, workflow: UiWorkflow, specs: Mapping[str, NodeSpec], choose: Choose) -> None:
         self._workflow = workflow
         self._specs = specs
         self._choose = choose

@@ -6,7 +6,7 @@ upload buttons, the fields of whatever a dynamic combo has chosen.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,12 @@ _AUDIO_PLAYERS = frozenset(
     }
 )
 #: Fields that only show something: a place in the list, but no part of the prompt.
-_SHOWN_ONLY = frozenset({"IMAGEUPLOAD", "AUDIOUPLOAD", "IMAGECOMPARE", "RESOLUTION_PREVIEW"})
+_SHOWN_ONLY = frozenset({"IMAGEUPLOAD", "AUDIOUPLOAD", "AUDIO_UI", "RESOLUTION_PREVIEW"})
 #: Fields that have not even a place in the list.
 _UNSAVED = frozenset({"AUDIO_UI", "IMAGECOMPARE", "RESOLUTION_PREVIEW"})
 #: Fields that the editor adds to a class's definition.
 _UPLOADERS = frozenset({"IMAGEUPLOAD", "AUDIO_UI", "AUDIOUPLOAD"})
+_LOAD_3D_BUTTONS = ("upload 3d model", "upload extra resources", "clear")
 _COMMENT = re.compile(r"/\*[\s\S]*?\*/|//.*")
 _ESCAPED = re.compile(r"\\([{}|])")
 
@@ -126,15 +127,17 @@ def _widgets(node: NodeSpec) -> Iterator[Widget]:
         yield _added("upload", "AUDIOUPLOAD")
 
 
-def _widgets_of(inputs: Any) -> Iterator[Widget]:
+def _widgets_of(inputs: Sequence[InputSpec]) -> Iterator[Widget]:
     for spec in inputs:
         if not spec.is_widget:
             continue
+        if spec.type == "LOAD_3D" and any(each.name == "model_file" for each in inputs):
+            yield from (_added(name, "STRING") for name in _LOAD_3D_BUTTONS)
         yield Widget(
             spec.name,
             spec,
             saved=spec.type not in _UNSAVED,
-            sent=spec.type not in _SHOWN_ONLY | _UNSAVED,
+            sent=spec.type not in _SHOWN_ONLY,
         )
         yield from (_added(name, "STRING") for name in _controls(spec))
 
