@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from jupyter_comfy_lock.domain.errors import ComfyLockError, InvalidWorkflow, NoLock, NotYours
 from jupyter_comfy_lock.domain.workflow import check_api_workflow
 from jupyter_comfy_lock.domain.workflow.check import Fault, check, node_label, title_of
-from jupyter_comfy_lock.domain.workflow.graph import is_ui_format
+from jupyter_comfy_lock.domain.workflow.graph import is_ui_format, read_ui
 from jupyter_comfy_lock.domain.workflow.nodes import NodeSpec
 from jupyter_comfy_lock.domain.workflow.parameters import (
     Parameter,
@@ -72,9 +72,10 @@ class Workflow:
         found = read_source(source, _fetch)
         if not is_ui_format(found):
             return cls(found)
+        saved = read_ui(found)  # what is no workflow at all locks nothing
         session = current()
         specs = session.node_specs(session.ensure_lock(say_lock))
-        return cls(ui_to_prompt(found, specs, choose=random.randrange), specs=specs)
+        return cls(ui_to_prompt(saved, specs, choose=random.randrange), specs=specs)
 
     # -- what is in it --------------------------------------------------------------------------
 

@@ -95,14 +95,18 @@ def read_ui(workflow: Mapping[str, Any]) -> UiWorkflow:
     """Return a workflow in the editor's format, read.
 
     Raises:
-        InvalidWorkflow: a node or link is no such thing; the message says which.
+        InvalidWorkflow: a node or link is no such thing, or there is no node.
     """
     definitions = list(_definitions(workflow))
     subgraphs = {}
     for each in definitions:
         graph = _graph(each, f"subgraph {each.get('name') or each.get('id')!r}")
         subgraphs[graph.id] = graph
-    return UiWorkflow(_graph(workflow, "the workflow"), subgraphs)
+    root = _graph(workflow, "the workflow")
+    if not root.nodes:
+        msg = "The workflow is empty: it has no nodes."
+        raise InvalidWorkflow(msg)
+    return UiWorkflow(root, subgraphs)
 
 
 def _definitions(holder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

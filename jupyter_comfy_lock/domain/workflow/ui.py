@@ -17,11 +17,16 @@ from jupyter_comfy_lock.domain.workflow.graph import (
     Node,
     Slot,
     UiWorkflow,
-    read_ui,
 )
 from jupyter_comfy_lock.domain.workflow.nodes import ANY, NodeSpec
 from jupyter_comfy_lock.domain.workflow.subgraphs import PRIMITIVE, Fields, Scope
-from jupyter_comfy_lock.domain.workflow.widgets import Choose, Field, resolve_choices
+from jupyter_comfy_lock.domain.workflow.widgets import (
+    CUSTOM_COMBO,
+    Choose,
+    Field,
+    chosen_option,
+    resolve_choices,
+)
 
 _REROUTES = frozenset({"Reroute", "Reroute (rgthree)"})
 _GETTER, _SETTER = "GetNode", "SetNode"
@@ -31,8 +36,8 @@ _VIRTUAL = _REROUTES | {
     *("Label (rgthree)", "Bookmark (rgthree)", "Fast Groups Bypasser (rgthree)"),
     *("Fast Groups Muter (rgthree)", "Fast Bypasser (rgthree)", "Fast Muter (rgthree)"),
 }
-#: Links that go round longer than any workflow is long.
-_TOO_FAR = 1000
+#: So many nodes in a row that are no nodes of the prompt: their links go in a circle.
+_TOO_FAR = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ _Source = _FromNode | _FromField | None
 
 
 def ui_to_prompt(
-    workflow: Mapping[str, Any],
+    workflow: UiWorkflow,
     specs: Mapping[str, NodeSpec],
     *,
     choose: Choose = lambda _: 0,
@@ -62,7 +67,7 @@ def ui_to_prompt(
     Raises:
         InvalidWorkflow: it cannot be converted; the message names each node that is to blame.
     """
-    return _Conversion(read_ui(workflow), specs, choose).prompt()
+    return _Conversion(workflow, specs, choose).prompt()
 
 
 class _Conversion:
@@ -81,7 +86,7 @@ class _Conversion:
         if self._unknown:
             raise _unknown_nodes(self._unknown)
         if not prompt:
-            msg = "The workflow has no nodes that run: none at all, or all are muted or bypassed."
+            msg = "The workflow has no node that runs: all are muted, bypassed or mere notes."
             raise InvalidWorkflow(msg)
         for node in prompt.values():
             # What is linked to a node that does not run is not linked.
@@ -117,6 +122,8 @@ class _Conversion:
                 inputs[slot.name] = [source.node_id, source.slot]
             elif isinstance(source, _FromField):
                 inputs[slot.name] = _wrapped(source.value)
+        if node.type == CUSTOM_COMBO:
+            inputs["index"] = chosen_option(inputs)
         title = node.title or spec.display_name
         return {"inputs": inputs, "class_type": node.type, "_meta": {"title": title}}
 
@@ -146,9 +153,9 @@ class _Conversion:
         if index >= len(slots):
             return None
         slot = slots[index]
+        if (node.id, slot.name) in scope.shown:
+            return _FromField(scope.shown[node.id, slot.name])
         if slot.link is None:
-            if (node.id, slot.name) in scope.shown:
-                return _FromField(scope.shown[node.id, slot.name])
             return None
         origin, out = slot.link
         if origin == INPUT_END:

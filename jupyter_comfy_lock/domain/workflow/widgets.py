@@ -22,6 +22,10 @@ from jupyter_comfy_lock.domain.workflow.nodes import (
 #: Chooses one of so many; the editor's is chance.
 Choose = Callable[[int], int]
 
+#: The one class whose fields are more than its inputs.
+CUSTOM_COMBO = "CustomCombo"
+
+_OPTION = re.compile(r"option\d+")
 _SEEDS = frozenset({"seed", "noise_seed"})
 _AUDIO_PLAYERS = frozenset(
     {
@@ -62,8 +66,11 @@ class Field:
 def restored(node: NodeSpec, saved: object) -> list[Field]:
     """Return the fields of a node of this class, with the values that were saved."""
     if isinstance(saved, Mapping):
-        return list(_fill(_widgets(node), _by_name(saved)))
-    return list(_fill(_widgets(node), _by_place(_without_dummies(node, items(saved)))))
+        take = _by_name(saved)
+    else:
+        take = _by_place(_without_dummies(node, items(saved)))
+    found = list(_fill(_widgets(node), take))
+    return found + list(_options_of_custom_combo(take)) if node.name == CUSTOM_COMBO else found
 
 
 def resolve_choices(text: str, choose: Choose) -> str:
@@ -84,7 +91,26 @@ def resolve_choices(text: str, choose: Choose) -> str:
     return _ESCAPED.sub(r"\1", "".join(out))
 
 
+def chosen_option(inputs: Mapping[str, Any]) -> int:
+    """Return which of its options a custom combo has chosen, -1 for none."""
+    options = [value for name, value in inputs.items() if _OPTION.fullmatch(name)]
+    choice = inputs.get("choice")
+    return options.index(choice) if choice in options else -1
+
+
 Take = Callable[[Widget], tuple[bool, Any]]
+
+
+def _options_of_custom_combo(take: Take) -> Iterator[Field]:
+    """The options are fields as well: as many as are filled in, and an empty one."""
+    index = Widget("index", InputSpec("index", "INT"))
+    yield Field(index, take(index)[1])
+    number, value = 0, "one more"
+    while value:
+        number += 1
+        option = Widget(f"option{number}", InputSpec(f"option{number}", "STRING"))
+        value = take(option)[1] or ""
+        yield Field(option, value)
 
 
 def _fill(widgets: Iterator[Widget], take: Take) -> Iterator[Field]:
