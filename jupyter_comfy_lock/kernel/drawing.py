@@ -13,7 +13,7 @@ from jupyter_comfy_lock.domain.workflow.nodes import NodeSpec
 from jupyter_comfy_lock.domain.workflow.parameters import parameters
 from jupyter_comfy_lock.domain.workflow.values import is_link
 
-_WIDTH, _HEIGHT = 150, 40
+_WIDTH, _HEIGHT = 172, 40
 _GAP_X, _GAP_Y = 50, 14
 #: More are not drawn: nobody could read it.
 _DRAWN = 120
