@@ -63,7 +63,7 @@ def png(**texts: str) -> bytes:
 
 
 def webp(**texts: str) -> bytes:
-    """As ComfyUI's SaveAnimatedWEBP writes it: the prompt into Model, the rest from Make on down."""
+    """As SaveAnimatedWEBP writes it: the prompt into Model, the rest from Make on down."""
     exif = PIL.Image.Exif()
     exif[0x0110] = f"prompt:{texts.pop('prompt')}" if "prompt" in texts else "x"
     for below, (key, text) in enumerate(texts.items()):

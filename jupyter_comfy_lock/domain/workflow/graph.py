@@ -109,11 +109,13 @@ def read_ui(workflow: Mapping[str, Any]) -> UiWorkflow:
     return UiWorkflow(root, subgraphs)
 
 
-def _definitions(holder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for each in items(mapping(holder.get("definitions")).get("subgraphs")):
-        if isinstance(each, Mapping):
-            yield each
-            yield from _definitions(each)
+def _definitions(workflow: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    holders = [workflow]
+    while holders:
+        for each in items(mapping(holders.pop().get("definitions")).get("subgraphs")):
+            if isinstance(each, Mapping):
+                yield each
+                holders.append(each)
 
 
 def _graph(data: Mapping[str, Any], where: str) -> Graph:
@@ -123,6 +125,9 @@ def _graph(data: Mapping[str, Any], where: str) -> Graph:
     targets: dict[Link, list[Link]] = {}
     for entry in items(data.get("nodes")):
         node = _node(entry, links, placed, where)
+        if node.id in nodes:
+            msg = f"Two nodes of {where} have the id {node.id}."
+            raise InvalidWorkflow(msg)
         nodes[node.id] = node
         for place, slot in enumerate(node.inputs):
             if slot.link is not None:

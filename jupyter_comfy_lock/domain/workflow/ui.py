@@ -38,6 +38,8 @@ _VIRTUAL = _REROUTES | {
 }
 #: So many nodes in a row that are no nodes of the prompt: their links go in a circle.
 _TOO_FAR = 200
+#: Subgraphs that use each other twice, ten deep, are a thousand; forty deep fill any memory.
+_TOO_MANY = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,11 @@ def ui_to_prompt(
     Raises:
         InvalidWorkflow: it cannot be converted; the message names each node that is to blame.
     """
-    return _Conversion(workflow, specs, choose).prompt()
+    try:
+        return _Conversion(workflow, specs, choose).prompt()
+    except RecursionError as error:
+        msg = "The workflow's subgraphs are nested too deep."
+        raise InvalidWorkflow(msg) from error
 
 
 class _Conversion:
@@ -82,7 +88,12 @@ class _Conversion:
 
     def prompt(self) -> dict[str, Any]:
         """Return the prompt."""
-        prompt = dict(self._nodes(Scope(self._workflow.root)))
+        prompt: dict[str, Any] = {}
+        for node_id, node in self._nodes(Scope(self._workflow.root)):
+            prompt[node_id] = node
+            if len(prompt) > _TOO_MANY:
+                msg = f"The workflow's subgraphs contain each other: over {_TOO_MANY} nodes."
+                raise InvalidWorkflow(msg)
         if self._unknown:
             raise _unknown_nodes(self._unknown)
         if not prompt:
@@ -150,7 +161,7 @@ class _Conversion:
             msg = f"The links into node {scope.execution_id(node)} ({node.type}) go in a circle."
             raise InvalidWorkflow(msg)
         slots = self._slots_of(scope.graph, node)
-        if index >= len(slots):
+        if not 0 <= index < len(slots):
             return None
         slot = slots[index]
         if (node.id, slot.name) in scope.shown:
@@ -165,7 +176,9 @@ class _Conversion:
         return self._output(scope, scope.graph.nodes[origin], out, kind or slot.type, depth + 1)
 
     def _from_outside(self, scope: Scope, index: int, depth: int) -> _Source:
-        if scope.parent is None or scope.host is None or index >= len(scope.graph.inputs):
+        if scope.parent is None or scope.host is None:
+            return None
+        if not 0 <= index < len(scope.graph.inputs):
             return None
         slot = self._slots_of(scope.parent.graph, scope.host)[index]
         place = (scope.host.id, slot.name)
@@ -192,7 +205,7 @@ class _Conversion:
 
     def _out_of(self, inner: Scope, index: int, kind: str, depth: int) -> _Source:
         outputs = inner.graph.outputs
-        link = outputs[index].link if index < len(outputs) else None
+        link = outputs[index].link if 0 <= index < len(outputs) else None
         if link is None:
             return None
         origin, out = link
@@ -222,9 +235,9 @@ class _Conversion:
 
     def _output_type(self, node: Node, index: int) -> str:
         spec = self._specs.get(node.type)
-        if spec is not None and index < len(spec.outputs):
+        if spec is not None and 0 <= index < len(spec.outputs):
             return spec.outputs[index]
-        return node.outputs[index].type if index < len(node.outputs) else ANY
+        return node.outputs[index].type if 0 <= index < len(node.outputs) else ANY
 
     def _slots_of(self, graph: Graph, node: Node) -> list[Slot]:
         key = (graph.id, node.id)
@@ -257,9 +270,10 @@ class _Conversion:
 def _passed_on(slots: list[Slot], index: int, output: str, kind: str) -> int | None:
     if not slots:
         return None
+    there = 0 <= index < len(slots)
     if kind in ("*", ""):
-        return index if index < len(slots) else 0
-    if index < len(slots) and _fit(slots[index].type, output) and _fit(slots[index].type, kind):
+        return index if there else 0
+    if there and _fit(slots[index].type, output) and _fit(slots[index].type, kind):
         return index
     for place, slot in enumerate(slots):
         if slot.type == kind:

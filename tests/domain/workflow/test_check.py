@@ -75,9 +75,7 @@ def test_a_link_must_bring_what_the_input_takes() -> None:
 
 def test_a_workflow_without_an_output_has_nothing_to_run_for() -> None:
     prompt = {"1": good()["1"]}
-    assert faults(prompt) == [
-        "The workflow has no output: no node that saves or shows something."
-    ]
+    assert faults(prompt) == ["The workflow has no output: no node that saves or shows something."]
 
 
 def test_what_no_output_needs_is_left_alone_as_comfyui_does() -> None:

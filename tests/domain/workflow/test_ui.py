@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from jupyter_comfy_lock.domain.errors import InvalidWorkflow
 from tests.domain.workflow.canvas import BYPASSED, MUTED, Canvas, inputs_of, prompt_of
+from tests.fuzz.mutate import STRANGE
 
 
 def picture(canvas: Canvas, seed: int = 7, **options: Any) -> int:
@@ -195,7 +198,7 @@ def test_links_in_a_circle_are_told() -> None:
     canvas.node("Reroute", any=(2, 0))
     canvas.node("Reroute", any=(1, 0))
     canvas.node("Save", images=(2, 0))
-    with pytest.raises(InvalidWorkflow, match="Reroute. go in a circle"):
+    with pytest.raises(InvalidWorkflow, match=r"\(Reroute\) go in a circle"):
         prompt_of(canvas.saved())
 
 
@@ -208,6 +211,7 @@ def test_links_in_a_circle_are_told() -> None:
         ({"nodes": [{"id": 1, "type": "Save"}], "links": [["x"]]}, r"A link .*\['x'\]"),
         ({"nodes": [{"id": 1, "type": "Save"}], "links": [{"id": 1}]}, "A link"),
         ({"nodes": [{"id": 1, "type": "Note"}]}, "no node that runs"),
+        ({"nodes": [{"id": 1, "type": "Note"}] * 2}, "Two nodes of the workflow have the id 1"),
     ],
 )
 def test_what_is_no_workflow_is_told_in_its_own_terms(workflow: Any, why: str) -> None:
@@ -299,3 +303,40 @@ def test_muting_is_removing(workflow: dict[str, Any], data: st.DataObject) -> No
     removed["nodes"] = [x for x in removed["nodes"] if x["id"] != chosen]
     removed["links"] = [x for x in removed["links"] if chosen not in (x[1], x[3])]
     assert prompt_of(muted) == prompt_of(removed)
+
+
+def with_something_strange(workflow: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """The same workflow, with something strange somewhere in it."""
+    holders: list[Any] = [workflow]
+    for each in holders:
+        values = each.values() if isinstance(each, dict) else each
+        holders += [x for x in values if isinstance(x, dict | list) and x]
+    holder = chance.choice(holders[1:])
+    key = chance.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
+    strange = (*STRANGE, -1, -10, -20, 2, 99, "Reroute", "Save", "PrimitiveNode")
+    holder[key] = copy.deepcopy(chance.choice(strange))
+    return workflow
+
+
+@given(workflows(), st.randoms(use_true_random=False))
+def test_whatever_is_in_a_file_is_a_prompt_or_a_refusal(
+    workflow: dict[str, Any], chance: random.Random
+) -> None:
+    for _ in range(2):
+        strange = with_something_strange(workflow, chance)
+    with suppress(InvalidWorkflow):
+        json.dumps(prompt_of(strange))
+
+
+def test_subgraphs_that_fill_any_memory_are_refused() -> None:
+    levels = [f"00000000-0000-4000-8000-{level:012d}" for level in range(40)]
+    subgraphs = []
+    for level, above in zip(levels, [*levels[1:], "Picture"], strict=True):
+        inner = Canvas()
+        for _ in range(2):
+            inner.node(above, outputs=[])
+        subgraphs.append(inner.subgraph(level))
+    canvas = Canvas()
+    canvas.node(levels[0], outputs=[])
+    with pytest.raises(InvalidWorkflow, match="over 20000 nodes"):
+        prompt_of(canvas.saved(*subgraphs))
