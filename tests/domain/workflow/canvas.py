@@ -63,6 +63,12 @@ OBJECT_INFO = {
         required={"value": ["INT", {"default": 1, "control_after_generate": True}]},
         output=["INT"],
     ),
+    "Cycle": info(
+        required={
+            "name": [["a", "b"], {"control_after_generate": True}],
+            "size": ["INT", {"default": 8}],
+        }
+    ),
     "Old": info(
         required={"forced": ["INT", {"forceInput": True}], "size": ["INT", {"default": 8}]},
         output=["INT"],
@@ -88,8 +94,6 @@ OBJECT_INFO = {
     ),
 }
 SPECS = node_specs(OBJECT_INFO)
-#: The fields that a class's inputs are, by class.
-FIELDS = {name: [x.name for x in spec.inputs if x.is_widget] for name, spec in SPECS.items()}
 
 
 class Canvas:

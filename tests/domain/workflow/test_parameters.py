@@ -80,6 +80,15 @@ def test_texts_are_found_by_what_they_are_for(name: str, node_id: str) -> None:
     assert find_parameter(sampling(), name) == (node_id, "text")
 
 
+@pytest.mark.parametrize(("name", "node_id"), [("prompt", "4"), ("negative_prompt", "5")])
+def test_a_node_in_between_passes_each_text_on(name: str, node_id: str) -> None:
+    prompt = sampling()
+    control = {"positive": ["4", 0], "negative": ["5", 0], "strength": 1.0}
+    prompt["8"] = {"class_type": "ControlNetApplyAdvanced", "inputs": control}
+    prompt["7"]["inputs"] |= {"positive": ["8", 0], "negative": ["8", 1]}
+    assert find_parameter(prompt, name) == (node_id, "text")
+
+
 def test_a_text_is_found_by_its_nodes_title() -> None:
     prompt = sampling()
     prompt["4"] = {**prompt["4"], "_meta": {"title": "What I want"}}
@@ -123,6 +132,11 @@ def test_a_value_that_fits_is_set(node_id: str, name: str, value: Any, kept: Any
     assert after[node_id]["inputs"][name] == kept
     assert type(after[node_id]["inputs"][name]) is type(kept)
     assert before == two_pictures()
+
+
+def test_true_is_no_fraction() -> None:
+    with pytest.raises(InvalidWorkflow, match="must be a number, not True"):
+        with_value(two_pictures(), "3", "factor", True, SPECS)
 
 
 @pytest.mark.parametrize(

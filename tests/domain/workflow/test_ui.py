@@ -52,6 +52,12 @@ def test_what_is_said_after_a_seed_is_no_value_of_another_field() -> None:
     assert inputs_of(canvas.saved(), 2) == {"value": 5}
 
 
+def test_a_list_that_goes_on_by_itself_has_a_filter_too() -> None:
+    canvas = Canvas()
+    canvas.node("Cycle", ["b", "increment", "/x/", 7])
+    assert inputs_of(canvas.saved(), 1) == {"name": "b", "size": 7}
+
+
 def test_upload_buttons_have_a_value_that_nobody_sends() -> None:
     canvas = Canvas()
     canvas.node("Load", ["b.png", "image"])
@@ -177,6 +183,14 @@ def test_a_bypassed_node_with_nothing_that_fits_passes_on_nothing() -> None:
     canvas = Canvas()
     mask = canvas.node("Mask", mode=BYPASSED, image=(picture(canvas), 0))
     blend = canvas.node("Blend", [], one=(1, 0), two=(1, 0), mask=(mask, 0))
+    assert "mask" not in inputs_of(canvas.saved(), blend)
+
+
+def test_what_a_bypassed_node_passes_on_is_what_stands_at_the_end_of_the_wire() -> None:
+    canvas = Canvas()
+    mask = canvas.node("Mask", mode=BYPASSED, image=(picture(canvas), 0))
+    wire = canvas.node("Reroute", any=(mask, 0))
+    blend = canvas.node("Blend", [], one=(1, 0), two=(1, 0), mask=(wire, 0))
     assert "mask" not in inputs_of(canvas.saved(), blend)
 
 
