@@ -5,6 +5,7 @@ import json
 import os
 import random
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,7 +76,8 @@ class Workflow:
         saved = read_ui(found)  # what is no workflow at all locks nothing
         session = current()
         specs = session.node_specs(session.ensure_lock(say_lock))
-        return cls(ui_to_prompt(saved, specs, choose=random.randrange), specs=specs)
+        prompt = ui_to_prompt(saved, specs, choose=random.randrange, now=datetime.now())
+        return cls(prompt, specs=specs)
 
     # -- what is in it --------------------------------------------------------------------------
 

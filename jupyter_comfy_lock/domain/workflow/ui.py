@@ -6,9 +6,11 @@ something that cannot run, this one says what it is.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from jupyter_comfy_lock.domain.errors import InvalidWorkflow
+from jupyter_comfy_lock.domain.workflow.file_names import SAVES, filled_in
 from jupyter_comfy_lock.domain.workflow.graph import (
     BYPASSED,
     INPUT_END,
@@ -61,26 +63,35 @@ def ui_to_prompt(
     specs: Mapping[str, NodeSpec],
     *,
     choose: Choose = lambda _: 0,
+    now: datetime | None = None,
 ) -> dict[str, Any]:
     """Return the prompt that the editor would send for a workflow in its format.
 
-    `choose` decides between the alternatives of a text such as "{red|blue} car".
+    `choose` decides between the alternatives of a text such as "{red|blue} car"; `now` is what a
+    file's name with a date in it gets.
 
     Raises:
         InvalidWorkflow: it cannot be converted; the message names each node that is to blame.
     """
     try:
-        return _Conversion(workflow, specs, choose).prompt()
+        return _Conversion(workflow, specs, choose, now).prompt()
     except RecursionError as error:
         msg = "The workflow's subgraphs are nested too deep."
         raise InvalidWorkflow(msg) from error
 
 
 class _Conversion:
-    def __init__(self, workflow: UiWorkflow, specs: Mapping[str, NodeSpec], choose: Choose) -> None:
+    def __init__(
+        self,
+        workflow: UiWorkflow,
+        specs: Mapping[str, NodeSpec],
+        choose: Choose,
+        now: datetime | None,
+    ) -> None:
         self._workflow = workflow
         self._specs = specs
         self._choose = choose
+        self._now = now
         self._fields = Fields(workflow, specs)
         self._scopes: dict[tuple[str, ...], Scope] = {}
         self._slots: dict[tuple[str, str], list[Slot]] = {}
@@ -127,6 +138,10 @@ class _Conversion:
             for each in self._fields.of(scope.graph, node)
             if each.widget.sent
         }
+        prefix = inputs.get("filename_prefix")
+        if node.type in SAVES and isinstance(prefix, str):
+            named = filled_in(prefix, value_of=self._value_of, now=self._now)
+            inputs["filename_prefix"] = named
         for index, slot in enumerate(self._slots_of(scope.graph, node)):
             source = self._input(scope, node, index)
             if isinstance(source, _FromNode):
@@ -137,6 +152,17 @@ class _Conversion:
             inputs["index"] = chosen_option(inputs)
         title = node.title or spec.display_name
         return {"inputs": inputs, "class_type": node.type, "_meta": {"title": title}}
+
+    def _value_of(self, name: str, field: str) -> Any:
+        """Return the value of a field of the node that a file is named after."""
+        nodes = [(x, node) for x in self._workflow.graphs for node in x.nodes.values()]
+        called = [x for x in nodes if x[1].properties.get("Node name for S&R") == name]
+        called = called or [x for x in nodes if (x[1].title or x[1].type) == name]
+        for graph, node in called[:1]:
+            for each in self._fields.of(graph, node):
+                if each.widget.name == field:
+                    return self._fields.value(graph, node, each)
+        return None
 
     def _sent(self, found: Field, value: Any) -> Any:
         spec = found.widget.spec

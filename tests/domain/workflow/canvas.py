@@ -59,6 +59,9 @@ OBJECT_INFO = {
     "Save": info(
         required={"images": ["IMAGE"], "prefix": ["STRING", {"default": "pic"}]}, output_node=True
     ),
+    "SaveImage": info(
+        required={"images": ["IMAGE"], "filename_prefix": ["STRING", {}]}, output_node=True
+    ),
     "Number": info(
         required={"value": ["INT", {"default": 1, "control_after_generate": True}]},
         output=["INT"],

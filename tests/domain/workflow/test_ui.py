@@ -6,6 +6,7 @@ import copy
 import json
 import random
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -88,6 +89,18 @@ def test_a_field_that_was_made_an_input_takes_what_is_linked_to_it() -> None:
     number = canvas.node("Number", [3, "fixed"])
     canvas.node("Picture", [64, 9, "fixed", "flat"], width=(number, 0))
     assert inputs_of(canvas.saved(), 2)["width"] == ["1", 0]
+
+
+def test_a_files_name_is_made_of_dates_and_values() -> None:
+    canvas = Canvas()
+    sky = canvas.node("Picture", [64, 9, "fixed", "flat"], title="Sky")
+    canvas.node("Text", ["a/b"], properties={"Node name for S&R": "Sky 2"})
+    name = "%date:yyyy-MM-dd_hh:m:ss yy%/%Sky.seed% %Sky 2.text% %Sky.no% %width% %No.x%"
+    canvas.node("SaveImage", [name], images=(sky, 0))
+    moment = datetime(2026, 3, 4, 15, 6, 7)
+    named = inputs_of(canvas.saved(), 3, now=moment)["filename_prefix"]
+    assert named == "2026-03-04_15:6:07 26/9 a_b %Sky.no% %width% %No.x%"
+    assert inputs_of(canvas.saved(), 3)["filename_prefix"].startswith("%date:yyyy")
 
 
 def test_a_list_as_a_value_is_not_taken_for_a_link() -> None:
