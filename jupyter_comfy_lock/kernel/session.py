@@ -206,6 +206,19 @@ class Session:
             on_lock(held)
         return held
 
+    def known_specs(self) -> dict[str, NodeSpec] | None:
+        """Return the node classes of the locked ComfyServer; None if none is known to be locked.
+
+        Of the lock itself nobody is asked, so this is for what may be left out.
+        """
+        json = self._held.lock
+        if json is None:
+            return None
+        try:
+            return self.node_specs(Lock.from_json(json, new=False, home=self))
+        except ComfyLockError:
+            return None
+
     def node_specs(self, lock: Lock) -> dict[str, NodeSpec]:
         """Return the node classes of the ComfyServer of `lock`, which is held; asked for once."""
         key = (lock.comfy_id, lock.fence)

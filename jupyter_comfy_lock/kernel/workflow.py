@@ -5,6 +5,7 @@ import json
 import os
 import random
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,10 +27,9 @@ from jupyter_comfy_lock.domain.workflow.ui import ui_to_prompt
 from jupyter_comfy_lock.domain.workflow.values import close_to
 from jupyter_comfy_lock.kernel.drawing import drawing
 from jupyter_comfy_lock.kernel.pictures import Upload, as_upload
-from jupyter_comfy_lock.kernel.session import Session, current
+from jupyter_comfy_lock.kernel.session import current
 from jupyter_comfy_lock.kernel.show import say_lock
 from jupyter_comfy_lock.kernel.tables import Listing
-from jupyter_comfy_lock.kernel.views import Lock
 from jupyter_comfy_lock.kernel.workflow_source import Source, read_source, view_query
 
 _KEPT = ("inputs", "class_type", "_meta")
@@ -167,7 +167,8 @@ class Workflow:
         held = session.locked()
         if held is None:
             raise NoLock(session.kernel)
-        return Faults(check(self._prompt, self._learn(session, held)))
+        self._specs = session.node_specs(held)
+        return Faults(check(self._prompt, self._specs))
 
     def ready(self) -> dict[str, Any]:
         """Return the prompt to send: pictures that belong to it are uploaded, each once.
@@ -200,15 +201,9 @@ class Workflow:
             raise InvalidWorkflow(msg, path=str(where)) from error
 
     def _known_specs(self) -> Mapping[str, NodeSpec]:
-        """Return what is known of the nodes; asks only if this kernel holds a lock already."""
-        if not self._specs:
-            session = current_if_locked()
-            if session is not None:
-                self._learn(*session)
-        return self._specs
-
-    def _learn(self, session: Session, held: Lock) -> Mapping[str, NodeSpec]:
-        self._specs = session.node_specs(held)
+        """Return what is known of the nodes: of the locked ComfyServer's, or the last one's."""
+        with suppress(ComfyLockError):  # without a Jupyter server nothing is known, and none needed
+            self._specs = current().known_specs() or self._specs
         return self._specs
 
     # -- showing it -----------------------------------------------------------------------------
@@ -319,16 +314,6 @@ class Faults(Listing[Fault]):
         """Return the cells of a fault."""
         node = node_label(item.node_id, item.title, item.class_type) if item.node_id else ""
         return (node, item.input, item.why)
-
-
-def current_if_locked() -> tuple[Session, Lock] | None:
-    """Return this process's session and lock; None without a lock, or without a Jupyter server."""
-    try:
-        session = current()
-        held = session.locked()
-    except ComfyLockError:
-        return None
-    return (session, held) if held is not None else None
 
 
 def _fetch(url: str) -> bytes:

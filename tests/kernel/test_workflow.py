@@ -15,7 +15,7 @@ import pytest
 
 import jupyter_comfy_lock as comfy
 from jupyter_comfy_lock.domain.errors import NoLock
-from tests.domain.workflow.canvas import OBJECT_INFO, Canvas
+from tests.domain.workflow.canvas import OBJECT_INFO, Canvas, info
 from tests.kernel.fake_jupyter import FakeJupyter
 
 pytestmark = pytest.mark.usefixtures("session")
@@ -107,7 +107,10 @@ class TestLoad:
         assert jupyter.count("GET gateway object_info") == 1
 
     def test_a_prompt_needs_nobody(self, jupyter):
-        comfy.Workflow.load(PROMPT)
+        workflow = comfy.Workflow.load(PROMPT).set(seed=1)
+        workflow["1"].width = 8
+        assert {"width", "seed"} <= set(dir(workflow["1"]))
+        assert "round" in workflow._repr_html_()
         assert jupyter.calls == []
 
     @pytest.mark.parametrize(
@@ -203,6 +206,20 @@ class TestChange:
             "One of: flat, round"
         )
         assert workflow.prompt == PROMPT
+
+    def test_a_value_must_fit_the_server_that_is_locked_now(self, jupyter):
+        comfy.lock("gpu-1")
+        workflow = comfy.Workflow.load(saved()).set(width=100)
+        assert jupyter.count("GET gateway object_info") == 1
+        jupyter.object_info = {
+            **OBJECT_INFO,
+            "Picture": info(required={"width": ["INT", {"max": 10}], "seed": ["INT", {}]}),
+        }
+        comfy.release()
+        workflow.set(width=200)
+        comfy.lock("gpu-2")
+        with pytest.raises(comfy.InvalidWorkflow, match="300 is more than the most, 10"):
+            workflow.set(width=300)
 
     def test_a_misspelt_input_is_told(self):
         workflow = comfy.Workflow.load(PROMPT)
