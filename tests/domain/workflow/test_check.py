@@ -53,10 +53,10 @@ def test_all_faults_are_told_at_once() -> None:
     prompt = good()
     prompt["1"]["inputs"] = {"width": 0, "style": "none"}
     del prompt["2"]["inputs"]["prefix"]
-    prompt["3"] = {"class_type": "Savee", "inputs": {}}
+    prompt["3"] = {"class_type": "Blendd", "inputs": {}}
     assert faults(prompt) == [
-        "node 3 (Savee): this ComfyServer has no such node. Custom nodes missing? "
-        "Did you mean 'Save'?",
+        "node 3 (Blendd): this ComfyServer has no such node. Custom nodes missing? "
+        "Did you mean 'Blend'?",
         "node 1 (Picture), input 'width': 0 is less than the least, 1",
         "node 1 (Picture), input 'seed': is missing; it takes a value",
         "node 1 (Picture), input 'style': 'none' is no choice. One of: flat, round",
