@@ -94,13 +94,13 @@ def _start(
 
 @contextmanager
 def embedded_comfy(
-    *, name: str, folder: Path, front_end: Path | None = None
+    *, name: str, folder: Path, front_end: Path | None = None, port: int = 0
 ) -> Iterator[Callable[[], str]]:
     """Start an embedded server as a process; call what it yields to wait for its URL."""
     folder.mkdir(parents=True)
     command = [
         *(sys.executable, "-m", "jupyter_comfy_lock.cli", "serve"),
-        *("--port", "0", "--name", name, "--base-directory", str(folder)),
+        *("--port", str(port), "--name", name, "--base-directory", str(folder)),
         *("--nodes", "tests.embedded_trace_nodes"),
         *(("--front-end-root", str(front_end)) if front_end else ()),
     ]
@@ -115,9 +115,9 @@ def embedded_comfy(
         yield lambda: wait_for(announced, process=process, log=folder / "log")
 
 
-def test_environment() -> dict[str, str]:
-    """The environment of a process that must import `tests.…`."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+def test_environment(*more: Path) -> dict[str, str]:
+    """The environment of a process that must import `tests.…`, and what is in `more` folders."""
+    paths = [str(ROOT), *map(str, more), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,32 @@ def installed_once(name: str, install: Callable[[Path], None], *, of: list[str])
             install(folder)
             complete.touch()
     return folder
+
+
+def make_venv(folder: Path, requirements: Path) -> Path:
+    """Make a virtual environment of what `requirements` pins, and nothing else; its Python.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    python = folder / "bin" / "python"
+    _pip("--python", python, "install", "--requirement", requirements)
+    return python
+
+
+def install_into(folder: Path, requirements: Path) -> None:
+    """Put what `requirements` pins into a folder, for a process that is told of it.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed.
+    """
+    _pip("install", "--target", folder, "--requirement", requirements)
+
+
+def _pip(*arguments: str | Path) -> None:
+    quietly = ["--quiet", "--no-deps", "--no-compile"]
+    subprocess.run([sys.executable, "-m", "pip", *arguments, *quietly], check=True)
 
 
 def _cache() -> Path:

@@ -40,11 +40,13 @@ def jupyter_server(
     folder: Path,
     app: str = "jupyter_server",
     config: Mapping[str, Any] | None = None,
+    packages: Sequence[Path] = (),
 ) -> Iterator[JupyterServer]:
     """Run a Jupyter server on a free port, with all it keeps in `folder`.
 
     `app` is the module to run: "jupyter_server", "jupyterlab" or "notebook". `config` is laid
-    over the configuration, section by section.
+    over the configuration, section by section. `packages` are folders of packages that it finds
+    beside those of this Python.
 
     Raises:
         ServerDidNotStart: it ended or did not answer in time; its log is in the message.
@@ -57,11 +59,13 @@ def jupyter_server(
     }
     for place in (*places.values(), root, runtime):
         place.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(16)
+    given = (config or {}).get("IdentityProvider", {})
+    token = given.get("token") or secrets.token_hex(16)
     (folder / "config" / "jupyter_server_config.json").write_text(
         json.dumps(_configuration(pool, token=token, root=root, config=config or {}))
     )
-    inherited = {k: v for k, v in test_environment().items() if not k.startswith(FOREIGN)}
+    environment = test_environment(*packages)
+    inherited = {k: v for k, v in environment.items() if not k.startswith(FOREIGN)}
     log = folder / "log"
     with (
         _under_a_short_name(runtime) as places["JUPYTER_RUNTIME_DIR"],

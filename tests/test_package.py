@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -73,6 +74,7 @@ def imported(file: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
+@pytest.mark.complaint(18)
 def test_what_the_package_imports_is_what_it_asks_for() -> None:
     asked_for = {
         canonicalize_name(requirement.name)

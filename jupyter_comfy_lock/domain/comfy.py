@@ -115,13 +115,19 @@ Message = (
 )
 
 
+#: Made once: `json.loads` makes one for each text, and a ComfyServer may say a lot.
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+
+
 def loads(text: str | bytes) -> Any:
     """Return the JSON in `text`, None for what is none; never raises, whatever it is given.
 
     Custom nodes show NaN, which Python writes and no browser reads: it becomes None.
     """
     try:
-        return json.loads(text, parse_constant=lambda _: None)
+        if isinstance(text, bytes):
+            return json.loads(text, parse_constant=_DECODER.parse_constant)
+        return _DECODER.decode(text)
     except (ValueError, RecursionError):
         # A few hundred brackets are no JSON that anybody means.
         return None

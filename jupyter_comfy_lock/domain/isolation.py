@@ -12,12 +12,15 @@ from typing import Any
 
 from jupyter_comfy_lock.domain.comfy import (
     PREVIEW_WITH_METADATA,
+    GraphProgress,
     Preview,
+    StepProgress,
     items,
     legacy_preview,
     loads,
     mapping,
     parse_binary,
+    parse_text,
 )
 from jupyter_comfy_lock.domain.inputs import InputFile
 
@@ -201,6 +204,22 @@ def my_frame(
     if prompt_id is None:
         return frame if alone else None
     return frame if isinstance(prompt_id, str) and prompt_id in mine else None
+
+
+def newest_of(frame: str | bytes) -> tuple[str | None, ...] | None:
+    """Return what a frame tells how far it is; None for a frame that counts by itself.
+
+    Of those that tell it of the same thing, a client that is behind needs the newest alone.
+    """
+    if isinstance(frame, bytes):
+        preview = parse_binary(frame)
+        return ("preview", preview.prompt_id, preview.node) if preview else None
+    match parse_text(frame):
+        case StepProgress(prompt_id=prompt_id, node=node):
+            return ("progress", prompt_id, node)
+        case GraphProgress(prompt_id=prompt_id):
+            return ("progress_state", prompt_id)
+    return None
 
 
 def status_frame(pending: int, sid: str | None = None) -> str:

@@ -151,6 +151,10 @@ class Task:
         """Whether the task has not ended."""
         return self.state in PENDING
 
+    def not_before(self, at: float) -> float:
+        """Return `at`, or what is known to be later: the wall clock may have been set back."""
+        return max(at, self.started_at or self.created_at)
+
     def ended(self, outcome: Outcome, *, at: float) -> "Task":
         """Return the task as it is after `outcome`; itself if it had ended already (R9)."""
         if not may_move(self.state, outcome.state):
@@ -162,7 +166,7 @@ class Task:
             outputs=outcome.outputs,
             error=outcome.error,
             cached=outcome.cached,
-            ended_at=at,
+            ended_at=self.not_before(at),
         )
 
 

@@ -12,8 +12,11 @@ newer one of the same client id deaf. Where it is not like ComfyUI:
 - Outputs run in the order of the prompt; ComfyUI's order changes from start to start.
 - An interrupt that comes while a prompt is being taken from the queue is not lost.
 - Results are kept up to 256 MB; ComfyUI keeps them until memory gets short.
+
+What else can go wrong with a ComfyUI can be switched on while it runs: see `Faults`.
 """
 
+from jupyter_comfy_lock.embedded.faults import Faults
 from jupyter_comfy_lock.embedded.server import EmbeddedComfy, load_nodes, serve
 
-__all__ = ["EmbeddedComfy", "load_nodes", "serve"]
+__all__ = ["EmbeddedComfy", "Faults", "load_nodes", "serve"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from jupyter_comfy_lock.embedded.faults import Faults
 from jupyter_comfy_lock.embedded.files import Folders
 from jupyter_comfy_lock.embedded.front_end import FrontEnd
 from jupyter_comfy_lock.embedded.hub import Hub
@@ -28,6 +29,7 @@ class ServerState:
     features: Mapping[str, Any]
     version: ComfyVersion
     front_end: FrontEnd | None
+    faults: Faults
     settings: dict[str, Any] = field(default_factory=dict)
     _number: int = 0
 

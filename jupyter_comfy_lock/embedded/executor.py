@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -281,7 +280,7 @@ class _Run:
         stamped = {
             "prompt_id": self.job.prompt_id,
             **data,
-            "timestamp": int(time.time() * 1000),
+            "timestamp": int(self.executor.folders.faults.wall_s() * 1000),
         }
         if event == "execution_cached":
             stamped = {"nodes": data["nodes"], **stamped}

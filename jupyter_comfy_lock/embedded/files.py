@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from jupyter_comfy_lock.embedded.faults import Faults
 
 #: `name.png [output]` means: in the output folder, whatever the request says.
 _ANNOTATION = re.compile(r"^(?P<name>.*?)\s?\[(?P<kind>input|output|temp)\]$")
@@ -44,6 +46,7 @@ class Folders:
     """The folders of one server, all below `base`."""
 
     base: Path
+    faults: Faults = field(default_factory=Faults)
 
     @property
     def input(self) -> Path:
@@ -97,6 +100,24 @@ class Folders:
             if x.suffix.lower() in IMAGE_SUFFIXES and x.is_file()
         )
 
+    def check_room(self) -> None:
+        """Do nothing if something can be written.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        self.faults.check_disk()
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file in one of the folders.
+
+        Raises:
+            OSError: the disk is full, for example; an empty file is left.
+        """
+        with path.open("wb") as file:
+            self.check_room()
+            file.write(content)
+
     def save_target(self, prefix: str, kind: str, width: int, height: int) -> SaveTarget:
         """Find the folder and the next free number for `prefix`, which may hold `/`.
 
@@ -104,7 +125,7 @@ class Folders:
             OutsideFolderError: the prefix leads out of the folder of that kind.
         """
         root = self.output if kind == "output" else self.temp
-        wanted = inside(root, _with_values(prefix, width, height))
+        wanted = inside(root, _with_values(prefix, width, height, self.faults.wall_s()))
         folder = wanted.parent
         folder.mkdir(parents=True, exist_ok=True)
         subfolder = folder.relative_to(root.resolve()).as_posix()
@@ -143,8 +164,8 @@ def free_upload_name(folder: Path, name: str, content: bytes) -> tuple[str, bool
     return candidate, False
 
 
-def _with_values(prefix: str, width: int, height: int) -> str:
-    now = time.localtime()
+def _with_values(prefix: str, width: int, height: int, now_s: float) -> str:
+    now = time.localtime(now_s)
     values = {
         "width": str(width),
         "height": str(height),

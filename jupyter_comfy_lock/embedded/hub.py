@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import ClientError, WSCloseCode, WSMsgType, web
 
+from jupyter_comfy_lock.embedded.faults import Faults
 from jupyter_comfy_lock.embedded.versions import ComfyVersion
 
 _log = logging.getLogger(__name__)
@@ -41,11 +42,13 @@ class Hub:
         self,
         queue_remaining: Callable[[], int],
         features: Mapping[str, Any],
-        version: ComfyVersion | None = None,
+        version: ComfyVersion,
+        faults: Faults,
     ) -> None:
         self._queue_remaining = queue_remaining
         self._features = features
-        self._version = version or ComfyVersion()
+        self._version = version
+        self._faults = faults
         self._sockets: dict[str, web.WebSocketResponse] = {}
         self._client_features: dict[str, Mapping[str, Any]] = {}
         self._open: dict[web.WebSocketResponse, web.Request] = {}
@@ -116,7 +119,16 @@ class Hub:
             else:
                 sockets = [self._sockets[client_id]] if client_id in self._sockets else []
             for socket in sockets:
-                await _send(socket, message)
+                await self._deliver(socket, message)
+
+    async def _deliver(self, socket: web.WebSocketResponse, message: str | bytes) -> None:
+        request = self._open.get(socket)
+        if request is None or request.transport is None:
+            return
+        if self._faults.swallows(request.transport):
+            return
+        await self._faults.delay(len(message))
+        await _send(socket, message)
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """Answer `GET /ws`: one client, until it goes."""
@@ -126,16 +138,25 @@ class Hub:
         self._sockets[client_id] = socket
         self._client_features[client_id] = {}
         self._open[socket] = request
+        transport = request.transport
+        assert transport is not None
         try:
-            await _send(socket, _text("status", {**self._status(), "sid": client_id}))
-            if self.client_id == client_id and self.last_node is not None:
-                await _send(socket, _text("executing", {"node": self.last_node}))
+            await self._greet(socket, client_id)
+            self._faults.opened(transport)
             await self._listen(socket, client_id)
         finally:
+            self._faults.closed(transport)
             self._open.pop(socket, None)
             self._sockets.pop(client_id, None)
             self._client_features.pop(client_id, None)
         return socket
+
+    async def _greet(self, socket: web.WebSocketResponse, client_id: str) -> None:
+        greeting = _text("status", {**self._status(), "sid": client_id})
+        await self._faults.delay(len(greeting))
+        await _send(socket, greeting)
+        if self.client_id == client_id and self.last_node is not None:
+            await _send(socket, _text("executing", {"node": self.last_node}))
 
     async def _listen(self, socket: web.WebSocketResponse, client_id: str) -> None:
         """Read until the end; only a first message of feature flags means anything."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import heapq
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from jupyter_comfy_lock.embedded.faults import Faults
 
 MAX_HISTORY = 10_000
 
@@ -58,6 +61,13 @@ class Outcome:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    entry: dict[str, Any]
+    #: Monotonic seconds.
+    at_s: float
+
+
 @dataclass(order=True, slots=True)
 class _Place:
     # ComfyUI goes on to compare the prompts themselves when number and id are equal, which
@@ -75,13 +85,14 @@ class PromptQueue:
     a `status` event; it must not block.
     """
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], faults: Faults) -> None:
         self._on_change = on_change
+        self._faults = faults
         self._lock = threading.RLock()
         self._filled = threading.Condition(self._lock)
         self._waiting: list[_Place] = []
         self._running: Job | None = None
-        self._history: dict[str, dict[str, Any]] = {}
+        self._history: dict[str, _Ended] = {}
         self._arrivals = 0
         self._closed = False
         self._interrupt = False
@@ -118,7 +129,7 @@ class PromptQueue:
             if len(self._history) > MAX_HISTORY:
                 self._history.pop(next(iter(self._history)))
             self._history.pop(job.prompt_id, None)
-            self._history[job.prompt_id] = outcome.as_history(job)
+            self._history[job.prompt_id] = _Ended(outcome.as_history(job), time.monotonic())
             self._running = None
             self._on_change()
 
@@ -197,18 +208,22 @@ class PromptQueue:
     def history(self, max_items: int | None = None, offset: int = -1) -> dict[str, Any]:
         """Return `max_items` entries from `offset`; a negative offset means the newest."""
         with self._lock:
-            ids = list(self._history)
+            ids = [x for x, ended in self._history.items() if self._is_told(ended)]
             if max_items is not None:
                 start = offset if offset >= 0 else max(0, len(ids) - max_items)
                 ids = ids[start : start + max_items]
             elif offset > 0:
                 ids = ids[offset:]
-            return {x: self._history[x] for x in ids}
+            return {x: self._history[x].entry for x in ids}
 
     def history_of(self, prompt_id: str) -> Mapping[str, Any] | None:
         """Return the entry of a finished prompt."""
         with self._lock:
-            return self._history.get(prompt_id)
+            ended = self._history.get(prompt_id)
+            return ended.entry if ended and self._is_told(ended) else None
+
+    def _is_told(self, ended: _Ended) -> bool:
+        return self._faults.tells_of(ended.at_s)
 
     def forget(self, prompt_id: str) -> None:
         """Remove a history entry, if there is one."""

@@ -151,7 +151,10 @@ async def get_settings(request: web.Request) -> web.Response:
 
 async def post_settings(request: web.Request) -> web.Response:
     """Change some settings; they last as long as the server."""
-    request.app[STATE].settings.update(await request.json())
+    state = request.app[STATE]
+    changed = await request.json()
+    state.faults.check_disk()
+    state.settings.update(changed)
     return web.Response()
 
 
@@ -162,7 +165,10 @@ async def get_setting(request: web.Request) -> web.Response:
 
 async def post_setting(request: web.Request) -> web.Response:
     """Change one setting."""
-    request.app[STATE].settings[request.match_info["key"]] = await request.json()
+    state = request.app[STATE]
+    value = await request.json()
+    state.faults.check_disk()
+    state.settings[request.match_info["key"]] = value
     return web.Response()
 
 

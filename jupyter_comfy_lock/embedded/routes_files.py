@@ -147,21 +147,21 @@ async def _upload(request: web.Request, *, masked: bool) -> web.Response:
     overwrite = form.get("overwrite") in ("true", "1")
     try:
         name = await asyncio.to_thread(
-            _store, folder, str(Path(subfolder, image.filename)), content, overwrite
+            _store, folders, folder, str(Path(subfolder, image.filename)), content, overwrite
         )
     except OutsideFolderError:
         return web.Response(status=400)
     return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
 
 
-def _store(folder: Path, wanted: str, content: bytes, overwrite: bool) -> str:
+def _store(folders: Folders, folder: Path, wanted: str, content: bytes, overwrite: bool) -> str:
     path = inside(folder, wanted)
     path.parent.mkdir(parents=True, exist_ok=True)
     name, is_there = path.name, False
     if not overwrite:
         name, is_there = free_upload_name(path.parent, name, content)
     if not is_there:
-        (path.parent / name).write_bytes(content)
+        folders.write(path.parent / name, content)
     return name
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 from json import JSONDecodeError
@@ -74,7 +73,7 @@ async def post_prompt(request: web.Request) -> web.Response:
         return _refused(verdict.error, verdict.node_errors)
     for secret in _SECRETS:
         extra_data.pop(secret, None)
-    extra_data["create_time"] = int(time.time() * 1000)
+    extra_data["create_time"] = int(state.faults.wall_s() * 1000)
     state.queue.put(Job(number, prompt_id, prompt, extra_data, verdict.outputs))
     answer = {"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors}
     return web.json_response(answer)

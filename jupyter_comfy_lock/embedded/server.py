@@ -20,6 +20,7 @@ from aiohttp.typedefs import Middleware
 from jupyter_comfy_lock.embedded import routes_about, routes_files, routes_run
 from jupyter_comfy_lock.embedded.app_keys import STATE, ServerState
 from jupyter_comfy_lock.embedded.executor import Executor
+from jupyter_comfy_lock.embedded.faults import Faults
 from jupyter_comfy_lock.embedded.files import Folders
 from jupyter_comfy_lock.embedded.front_end import FrontEnd
 from jupyter_comfy_lock.embedded.hub import FEATURES, Hub
@@ -50,6 +51,7 @@ class EmbeddedComfy:
     ones, or replace those of the same class. `middlewares` are aiohttp's, outermost first.
     `version` has it behave as that older ComfyUI does (see `versions`).
     `front_end_root` is a folder with ComfyUI's web interface; without it `/` is a plain page.
+    `faults` are what goes wrong with it, and can be changed while it runs.
     """
 
     def __init__(
@@ -64,17 +66,22 @@ class EmbeddedComfy:
         max_body_bytes: int = MAX_BODY_BYTES,
         version: str = NEWEST,
         front_end_root: Path | str | None = None,
+        faults: Faults | None = None,
     ) -> None:
         self.name = name
         self.host = host
         #: The port that is listened on; 0 until the server has started, if it may choose.
         self.port = port
+        #: What goes wrong with this server.
+        self.faults = faults or Faults()
         self._base_directory = base_directory
         self._nodes = {x.class_type: x for x in (*BUILT_IN, *nodes)}
         self._middlewares = middlewares
         self._max_body_bytes = max_body_bytes
         self._version = ComfyVersion(version)
         self._front_end = FrontEnd(Path(front_end_root)) if front_end_root else None
+        self._made_directory: tempfile.TemporaryDirectory[str] | None = None
+        self._runner: web.AppRunner | None = None
         self._stack: contextlib.AsyncExitStack | None = None
 
     @property
@@ -89,12 +96,12 @@ class EmbeddedComfy:
             CannotListen: the port is taken, for example; nothing was started.
         """
         async with contextlib.AsyncExitStack() as stack:
-            folders = Folders(self._make_base(stack))
+            folders = Folders(self._base(), self.faults)
             folders.create()
             stack.callback(folders.wipe_temp)
-            queue = PromptQueue(lambda: hub.send_status())
+            queue = PromptQueue(lambda: hub.send_status(), self.faults)
             features = {**FEATURES, "max_upload_size": self._max_body_bytes}
-            hub = Hub(queue.remaining, features, self._version)
+            hub = Hub(queue.remaining, features, self._version, self.faults)
             state = ServerState(
                 name=self.name,
                 nodes=self._nodes,
@@ -104,6 +111,7 @@ class EmbeddedComfy:
                 features=features,
                 version=self._version,
                 front_end=self._front_end,
+                faults=self.faults,
             )
             hub.start()
             runner = web.AppRunner(self._app(state), access_log=None, shutdown_timeout=1.0)
@@ -120,12 +128,39 @@ class EmbeddedComfy:
             worker.start()
             stack.push_async_callback(asyncio.to_thread, worker.join, STOP_TIMEOUT_S)
             stack.callback(queue.close)
+            self._runner = runner
             self._stack = stack.pop_all()
 
     async def stop(self) -> None:
         """Interrupt what runs, close all connections, remove temporary files."""
+        await self._end()
+        if self._made_directory:
+            self._made_directory.cleanup()
+            self._made_directory = None
+
+    async def kill(self) -> None:
+        """End as a killed process does: nothing more is heard of it, not even a good-bye.
+
+        Queue and history are gone, files stay: when it starts again it is the next life of the
+        same server, on the same port.
+        """
+        if self._runner:
+            for site in tuple(self._runner.sites):
+                await site.stop()
+            assert self._runner.server is not None
+            for connection in self._runner.server.connections:
+                if connection.transport:
+                    connection.transport.abort()
+        await self._end()
+
+    async def restart(self) -> None:
+        """Be killed and start again. ComfyUI has no id of its own for each life (trace 41)."""
+        await self.kill()
+        await self.start()
+
+    async def _end(self) -> None:
         if self._stack:
-            stack, self._stack = self._stack, None
+            stack, self._stack, self._runner = self._stack, None, None
             await stack.aclose()
 
     async def __aenter__(self) -> Self:
@@ -153,16 +188,21 @@ class EmbeddedComfy:
             msg = f"Port {self.port} of {self.host} {reason}"
             raise CannotListen(error.errno, msg) from error
 
-    def _make_base(self, stack: contextlib.AsyncExitStack) -> Path:
+    def _base(self) -> Path:
         if self._base_directory is not None:
             return Path(self._base_directory).resolve()
-        made = tempfile.TemporaryDirectory(prefix="comfy-", ignore_cleanup_errors=True)
-        return Path(stack.enter_context(made)).resolve()
+        if self._made_directory is None:
+            self._made_directory = tempfile.TemporaryDirectory(
+                prefix="comfy-", ignore_cleanup_errors=True
+            )
+        return Path(self._made_directory.name).resolve()
 
     def _app(self, state: ServerState) -> web.Application:
         app = web.Application(
-            middlewares=[*self._middlewares, guard], client_max_size=self._max_body_bytes
+            middlewares=[*self._middlewares, self.faults.middleware, guard],
+            client_max_size=self._max_body_bytes,
         )
+        app.on_response_prepare.append(self.faults.date)
         app[STATE] = state
         routes = [*routes_run.routes(), *routes_files.routes(), *routes_about.routes()]
         app.add_routes(routes)

@@ -14,6 +14,7 @@ from jupyter_core.paths import jupyter_runtime_dir
 
 from jupyter_comfy_lock.domain.errors import NoServerExtension
 from jupyter_comfy_lock.domain.proof import proof
+from jupyter_comfy_lock.domain.words import one_line
 
 WAYS_OUT = (
     "Ways out: run this in a notebook that JupyterLab started; or attach to a running Jupyter "
@@ -163,4 +164,5 @@ def own_name(environ: Mapping[str, str] | None = None) -> str | None:
         told = getattr(main, "__vsc_ipynb_file__", None) or environ.get("JPY_SESSION_NAME")
     elif not told:
         told = Path(getattr(main, "__file__", None) or "").name
-    return told or None
+    # The name of a file may be no text.
+    return one_line(told) if told else None

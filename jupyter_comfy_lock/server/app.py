@@ -4,10 +4,10 @@ import asyncio
 import atexit
 import contextlib
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from jupyter_core.paths import jupyter_data_dir
 from jupyter_core.utils import ensure_async
 from jupyter_server.extension.application import ExtensionApp
@@ -43,18 +43,15 @@ from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, STARTED, 
 from jupyter_comfy_lock.server.streams import HolderStreams
 from jupyter_comfy_lock.server.submit import Submitter
 from jupyter_comfy_lock.server.tasks import TaskService
-from jupyter_comfy_lock.server.upstream import (
-    ResolverWithoutThreads,
-    Upstream,
-    look_at_all,
-    new_session,
-)
+from jupyter_comfy_lock.server.upstream import Upstream, look_at_all
 from jupyter_comfy_lock.server.waiting import Line
 from jupyter_comfy_lock.store.place import Place, store_place
 
 if TYPE_CHECKING:
+    from jupyter_comfy_lock.server.transport import Transport
     from jupyter_comfy_lock.store.stores import Stores
 
+_TRANSPORT = "jupyter_comfy_lock.server.transport"
 #: Seconds between two looks at the health of the pool.
 _LOOK_EVERY_S = 5.0
 #: Clients join a base URL and a path in either way: one slash or two.
@@ -129,13 +126,14 @@ class ComfyLock(ExtensionApp):
             )
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
-        self._session: aiohttp.ClientSession = new_session()
+        # aiohttp and SQLAlchemy take a while to import, and Jupyter should not wait for it.
+        transport = await asyncio.to_thread(import_module, _TRANSPORT)
+        self._transport: Transport = transport.Transport()
         self._upstreams = {
-            comfy.comfy_id: Upstream(comfy, self._session) for comfy in self.comfy_servers
+            comfy.comfy_id: Upstream(comfy, self._transport) for comfy in self.comfy_servers
         }
         self._events = EventHub()
         self._registry = HolderRegistry()
-        # SQLAlchemy takes a while to import, and Jupyter should not wait for it.
         self._stores = await asyncio.to_thread(_open_stores, self.place, self.policy.ttl_s)
         self._wire_locks(serverapp.event_logger)
         self._tasks = TaskService(self._stores.tasks, self._locks, self.log, self._tell_task)
@@ -236,7 +234,7 @@ class ComfyLock(ExtensionApp):
             self._tasks.stop,
             self._keeper.stop,
             self._stores.database.close,
-            self._session.close,
+            self._transport.aclose,
         ):
             try:
                 await stop()
@@ -256,16 +254,17 @@ class ComfyLock(ExtensionApp):
             asyncio.run(self._cancel_afresh(homes))
 
     async def _cancel_afresh(self, homes: dict[ComfyId, list[str]]) -> None:
-        async with new_session(ResolverWithoutThreads()) as session:
+        transport = self._transport.without_threads()
 
-            async def cancel(comfy_id: ComfyId, prompt_ids: list[str]) -> None:
-                known = self._upstreams[comfy_id]
-                upstream = Upstream(known.comfy, session)
-                upstream.status = known.status
-                with contextlib.suppress(ComfyLockError):
-                    # Who has it to himself only the store knows, which is closed.
-                    await upstream.cancel(dict.fromkeys(prompt_ids, False))
+        async def cancel(comfy_id: ComfyId, prompt_ids: list[str]) -> None:
+            known = self._upstreams[comfy_id]
+            upstream = Upstream(known.comfy, transport)
+            upstream.status = known.status
+            with contextlib.suppress(ComfyLockError):
+                # Who has it to himself only the store knows, which is closed.
+                await upstream.cancel(dict.fromkeys(prompt_ids, False))
 
+        async with contextlib.aclosing(transport):
             cancelling = asyncio.gather(*(cancel(*each) for each in homes.items()))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(cancelling, _CANCEL_WAIT_S)

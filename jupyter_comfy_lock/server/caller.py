@@ -17,6 +17,7 @@ from jupyter_comfy_lock.domain.errors import (
 )
 from jupyter_comfy_lock.domain.lock import HolderId, Lock, lock_to_json
 from jupyter_comfy_lock.domain.task import Task
+from jupyter_comfy_lock.server.fields import json_object
 from jupyter_comfy_lock.server.holders import Holder
 from jupyter_comfy_lock.server.live import task_to_json
 from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, STARTED, Services
@@ -107,14 +108,15 @@ class ComfyLockHandler(APIHandler):
 
     def body(self) -> dict[str, Any]:
         """Return the body as a JSON object; {} for none."""
+        # Jupyter's own reader breaks on what is not UTF-8, and logs all that is no JSON as a fault.
+        return json_object(self.request.body)
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """Return a part of the path, or an argument of the query, as text."""
         try:
-            body = self.get_json_body()
-        except web.HTTPError as error:
-            raise BadRequest(field="body", why="must be JSON") from error
-        body = {} if body is None else body
-        if not isinstance(body, dict):
-            raise BadRequest(field="body", why="must be a JSON object")
-        return body
+            return value.decode()
+        except UnicodeDecodeError:
+            raise BadRequest(field=name or "path", why="must be UTF-8") from None
 
     def lock_json(self, lock: Lock | None, *, foreign_prompts: int = 0) -> dict[str, Any] | None:
         """Return a lock as REST shows it."""
@@ -132,6 +134,9 @@ class ComfyLockHandler(APIHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer our own errors with their status and code."""
         error = (kwargs.get("exc_info") or (None, None))[1]
+        if status_code == HTTPStatus.BAD_REQUEST and isinstance(error, web.HTTPError):
+            # The form that `Content-Type` announces is read before anybody here is asked.
+            error = BadRequest(field="body", why=f"cannot be read: {error.log_message}")
         if not isinstance(error, ComfyLockError):
             super().write_error(status_code, **kwargs)
             return
@@ -145,15 +150,3 @@ class ComfyLockHandler(APIHandler):
             self.log.info("%s %s: %s", self.request.method, self.request.path, value.message)
         else:
             super().log_exception(typ, value, tb)
-
-
-def text_or_none(body: dict[str, Any], field: str) -> str | None:
-    """Return the text in a field of a request, None if it is not there.
-
-    Raises:
-        BadRequest: it is something else.
-    """
-    value = body.get(field)
-    if value is not None and (not isinstance(value, str) or not value):
-        raise BadRequest(field=field, why="must be text or null")
-    return value

@@ -1,6 +1,7 @@
 """The REST API under `comfy-lock/api/`: JSON in, one service call, JSON out."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -20,8 +21,10 @@ from jupyter_comfy_lock.domain.errors import (
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId
 from jupyter_comfy_lock.domain.pool import Access, Maintenance, comfy_to_json
 from jupyter_comfy_lock.domain.task import TaskId, output_files, prompt_id
-from jupyter_comfy_lock.server.caller import PROOF, ComfyLockHandler, text_or_none
+from jupyter_comfy_lock.server.caller import PROOF, ComfyLockHandler
+from jupyter_comfy_lock.server.fields import note, text, text_or_none
 from jupyter_comfy_lock.server.lock_handlers import LOCK_HANDLERS
+from jupyter_comfy_lock.server.openapi import DESCRIPTION_HANDLERS
 from jupyter_comfy_lock.server.relay import (
     copy_answer,
     harmless,
@@ -32,6 +35,14 @@ from jupyter_comfy_lock.server.upstream import look_if_old
 
 #: Tasks in a list or snapshot.
 _NEWEST = 200
+#: What a ComfyServer answers that has a file, depending on what was asked for.
+_OF_A_FILE = (
+    HTTPStatus.OK,
+    HTTPStatus.PARTIAL_CONTENT,
+    HTTPStatus.NOT_MODIFIED,
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+)
+_FILE_NUMBER = re.compile(r"[0-9]{1,6}")
 
 
 class HoldersHandler(ComfyLockHandler):
@@ -43,7 +54,7 @@ class HoldersHandler(ComfyLockHandler):
     async def post(self) -> None:
         """Return the caller's holder and credential; a known caller's are what they were."""
         body = self.body()
-        kernel_id, instance = _text(body, "kernel_id"), _text(body, "instance")
+        kernel_id, instance = text(body, "kernel_id"), text(body, "instance")
         kernels = self.services.kernels
         said = self.request.headers.get("Authorization", "")
         if said.startswith(PROOF):
@@ -56,7 +67,7 @@ class HoldersHandler(ComfyLockHandler):
             msg = "A kernel says hello with its proof, or with the Jupyter user's token."
             raise NotYours(msg)
         else:
-            name = str(body.get("name") or "")
+            name = note(body, "name")
             holder, is_new = await kernels.hello_attached(kernel_id, instance=instance, name=name)
         self.set_status(HTTPStatus.CREATED if is_new else HTTPStatus.OK)
         self.finish(
@@ -134,7 +145,7 @@ class ForceHandler(ComfyLockHandler):
     @allow_unauthenticated
     async def post(self, holder_id: str) -> None:
         """Take a holder's lock, or its place in line, away."""
-        by, why = self.the_operator(), str(self.body().get("why") or "")
+        by, why = self.the_operator(), note(self.body(), "why")
         lock = await self.services.locks.force(HolderId(holder_id), by=by, why=why)
         self.finish({"released": self.lock_json(lock)})
 
@@ -167,9 +178,7 @@ class AccessHandler(ComfyLockHandler):
             why = 'must be "open", "draining" or "disabled"'
             raise BadRequest(field="state", why=why) from None
         upstream = self.services.locks.upstream(ComfyId(comfy_id))
-        decided = Maintenance(
-            access=access, by=by, why=str(body.get("why") or ""), since=time.time()
-        )
+        decided = Maintenance(access=access, by=by, why=note(body, "why"), since=time.time())
         await self.services.locks.set_access(upstream.comfy.comfy_id, decided)
         occupied = await self.services.locks.occupancy()
         self.finish(comfy_to_json(upstream.comfy, upstream.status, occupied, None))
@@ -236,6 +245,8 @@ class FileHandler(ComfyLockHandler):
     @allow_unauthenticated
     async def get(self, task_id: str, number: str) -> None:
         """Stream a file of a task from the ComfyServer that made it (R5)."""
+        if not _FILE_NUMBER.fullmatch(number):
+            raise BadRequest(field="number", why="must be a whole number from 0 to 999999")
         task = await self.services.tasks.find(task_id, self.holder_id)
         files = output_files(task.outputs)
         if int(number) >= len(files):
@@ -249,12 +260,14 @@ class FileHandler(ComfyLockHandler):
             params={"filename": file.filename, "subfolder": file.subfolder, "type": file.type},
             headers=harmless(self.request.headers),
         ) as response:
-            if response.status == HTTPStatus.NOT_FOUND:
+            # ComfyUI answers 400 to names that it does not like, also those that it has made.
+            if response.status in (HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST):
                 msg = (
                     f"ComfyServer {task.comfy_id!r} does not have {file.filename!r} of task "
                     f"{task_id} any more."
                 )
                 raise UnknownFile(msg, task_id=task_id)
+            upstream.refuse_other_than(response, *_OF_A_FILE)
             await copy_answer(response, self)
 
 
@@ -326,15 +339,9 @@ class EventsHandler(ComfyLockHandler):
         await self.flush()
 
 
-def _text(body: dict[str, Any], field: str) -> str:
-    value = body.get(field)
-    if not isinstance(value, str) or not value:
-        raise BadRequest(field=field, why="must be text")
-    return value
-
-
 #: Patterns below the extension's base URL.
 HANDLERS: list[tuple[str, type[ComfyLockHandler]]] = [
+    *DESCRIPTION_HANDLERS,
     *LOCK_HANDLERS,
     (r"comfy-lock/api/holders", HoldersHandler),
     (r"comfy-lock/api/holders/me", MyHolderHandler),
@@ -347,7 +354,7 @@ HANDLERS: list[tuple[str, type[ComfyLockHandler]]] = [
     (r"comfy-lock/api/tasks", TasksHandler),
     (r"comfy-lock/api/tasks/([^/]+)", TaskHandler),
     (r"comfy-lock/api/tasks/([^/]+)/cancel", CancelHandler),
-    (r"comfy-lock/api/tasks/([^/]+)/files/(\d{1,6})", FileHandler),
+    (r"comfy-lock/api/tasks/([^/]+)/files/([^/]+)", FileHandler),
     (r"comfy-lock/api/tasks/([^/]+)/preview", PreviewHandler),
     (r"comfy-lock/api/events", EventsHandler),
 ]

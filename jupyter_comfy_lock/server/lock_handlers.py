@@ -12,7 +12,8 @@ from tornado.iostream import StreamClosedError
 from jupyter_comfy_lock.domain.errors import BadRequest, ComfyLockError
 from jupyter_comfy_lock.domain.lock import ComfyId, LockEvent, LockId, LockState, Mode
 from jupyter_comfy_lock.domain.task import prompt_id
-from jupyter_comfy_lock.server.caller import ComfyLockHandler, text_or_none
+from jupyter_comfy_lock.server.caller import ComfyLockHandler
+from jupyter_comfy_lock.server.fields import text_or_none, texts
 from jupyter_comfy_lock.server.holders import Holder
 from jupyter_comfy_lock.server.relay import notice_dead_reader, send_at_once
 from jupyter_comfy_lock.server.waiting import standing_to_json
@@ -20,6 +21,8 @@ from jupyter_comfy_lock.server.wish import Locked, Wish
 
 #: Seconds after which one who waits in line is told again how it stands.
 _SIGN_OF_LIFE_S = 10.0
+#: Seconds, about thirty years: whoever waits longer waits for ever.
+_LONGEST_WAIT_S = 1e9
 
 
 class LocksHandler(ComfyLockHandler):
@@ -146,9 +149,7 @@ class LocksHandler(ComfyLockHandler):
             mode = Mode.SHARED if said is None else Mode(said)
         except ValueError:
             raise BadRequest(field="mode", why='must be "shared", "exclusive" or null') from None
-        labels = body.get("labels") or []
-        if not isinstance(labels, list) or not all(isinstance(each, str) for each in labels):
-            raise BadRequest(field="labels", why="must be a list of text")
+        labels = texts(body, "labels")
         if labels and comfy_id:
             why = "choose among ComfyServers, and one is named already"
             raise BadRequest(field="labels", why=why)
@@ -201,8 +202,10 @@ def _wait(value: object) -> float | None:
     if value is None:
         return None
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= float(value) < float("inf"):  # type: ignore[arg-type]
-        raise BadRequest(field="wait", why="must be a number of seconds, 0 or more, or null")
+    # A whole number may be too large to be made a float.
+    if not number or not 0 <= value <= _LONGEST_WAIT_S:  # type: ignore[operator]
+        why = f"must be a number of seconds from 0 to {_LONGEST_WAIT_S:.0f}, or null for ever"
+        raise BadRequest(field="wait", why=why)
     return float(value)  # type: ignore[arg-type]
 
 

@@ -2,10 +2,13 @@
 
 import socket
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import aiohttp
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import RequestHandler
+
+if TYPE_CHECKING:
+    import aiohttp
 
 #: What goes back. Everything else (cookies, CORS, security policies) is ComfyUI's own business
 #: and would act on the Jupyter server's pages.
@@ -56,7 +59,7 @@ def notice_dead_reader(handler: RequestHandler) -> None:
         stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNHEARD_MS)
 
 
-async def copy_answer(response: aiohttp.ClientResponse, handler: RequestHandler) -> None:
+async def copy_answer(response: "aiohttp.ClientResponse", handler: RequestHandler) -> None:
     """Stream `response` to the client of `handler`; stop when the client is gone."""
     handler.set_status(response.status, response.reason or None)
     handler.clear_header("Content-Type")
@@ -72,16 +75,19 @@ async def copy_answer(response: aiohttp.ClientResponse, handler: RequestHandler)
     await copy_body(response, handler)
 
 
-async def copy_body(response: aiohttp.ClientResponse, handler: RequestHandler) -> None:
+async def copy_body(response: "aiohttp.ClientResponse", handler: RequestHandler) -> None:
     """Stream the body of `response` to the client of `handler`, after what is written there."""
     send_at_once(handler)
+    flushed = False
     try:
         if handler.request.method != "HEAD":
             async for chunk in response.content.iter_any():
                 handler.write(chunk)
                 await handler.flush()
-        # A handler may have its own idea of what it finishes with: too late for that once flushed.
-        await handler.flush()
+                flushed = True
+        if not flushed:
+            # A handler may have its own idea of what it finishes with: too late for that then.
+            await handler.flush()
         await handler.finish()
     except StreamClosedError:
         # Closing the answer tells the ComfyServer to stop sending.

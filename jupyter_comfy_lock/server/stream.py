@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from logging import Logger
 from uuid import uuid4
 
-import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
 from jupyter_comfy_lock.domain.errors import ComfyUnreachable
@@ -14,6 +13,9 @@ from jupyter_comfy_lock.server.background import Background
 from jupyter_comfy_lock.server.upstream import Upstream
 
 Frame = str | bytes
+
+#: Frames that came at once, after which others have their turn.
+_AT_A_TIME = 10
 
 
 class HolderStream:
@@ -42,8 +44,9 @@ class HolderStream:
 
     async def ready(self, timeout_s: float) -> bool:
         """Wait until the socket is open, but not longer than that; whether it is."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._connected.wait(), timeout_s)
+        if not self.connected:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._connected.wait(), timeout_s)
         return self.connected
 
     @contextlib.contextmanager
@@ -82,11 +85,16 @@ class HolderStream:
         async with self.upstream.socket(client_id) as socket:
             self.client_id = client_id
             try:
+                number = 0
                 async for message in socket:
                     # The first frame proves that ComfyUI has registered the client id.
                     self._connected.set()
-                    if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                    if isinstance(message.data, Frame):
                         self._hand_on(message.data)
+                    number += 1
+                    if number % _AT_A_TIME == 0:
+                        # While there are more, the socket does not wait for anything by itself.
+                        await asyncio.sleep(0)
             finally:
                 self._connected.clear()
 

@@ -12,7 +12,14 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from jupyter_comfy_lock.domain.comfy import TAG, mapping
-from jupyter_comfy_lock.domain.errors import ComfyLockError, ComfyUnreachable, NoLock, StaleLock
+from jupyter_comfy_lock.domain.errors import (
+    BadRequest,
+    ComfyLockError,
+    ComfyUnreachable,
+    NoLock,
+    StaleLock,
+    UnknownTask,
+)
 from jupyter_comfy_lock.domain.lock import HolderId, Lock
 from jupyter_comfy_lock.domain.progress import Progress
 from jupyter_comfy_lock.domain.task import LockSnapshot, Outcome, Task, TaskId, TaskState
@@ -77,7 +84,15 @@ class Submitter:
             work = self.submit(holder_id, name, workflow, extra_data, task_id=task_id)
             self._under_way[key] = asyncio.ensure_future(work)
             self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key))
-        live, _ = await asyncio.shield(self._under_way[key])
+        try:
+            live, _ = await asyncio.shield(self._under_way[key])
+        except BadRequest as error:
+            if error.details.get("field") != "prompt_id":
+                raise
+            # It may be from before a restart, of which the store alone knows.
+            with contextlib.suppress(UnknownTask):
+                return live_of(await self._tasks.find(task_id, holder_id), {}), False
+            raise BadRequest(field="task_id", why="is taken; leave it out") from None
         return live, True
 
     async def submit(
@@ -200,8 +215,9 @@ class Submitter:
         by_node = classes(prompt)
         try:
             known = {
-                each: await upstream.get(f"/object_info/{quote(each, safe='')}")
+                each: await upstream.get(f"/object_info/{in_path}")
                 for each in set(by_node.values())
+                for in_path in [quote(each, safe="", errors="replace")]
             }
         except ComfyLockError:
             # What ComfyUI said must do.

@@ -219,9 +219,9 @@ class TaskService:
         """Move a task on before its end; news that comes late changes nothing."""
         if not may_move(live.task.state, state):
             return
-        started_at = time.time() if state is TaskState.RUNNING else live.task.started_at
-        live.task = replace(live.task, state=state, started_at=started_at)
+        live.task = replace(live.task, state=state)
         if state is TaskState.RUNNING:
+            live.task = replace(live.task, started_at=live.task.not_before(time.time()))
             live.ahead = None
         self._tell_soon(live)
         self._save_soon(live)

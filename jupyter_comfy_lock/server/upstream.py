@@ -1,17 +1,12 @@
 """One connection to one ComfyServer: HTTP, WebSocket, health, version, epoch."""
 
 import asyncio
-import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Any
-
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
+from typing import TYPE_CHECKING, Any
 
 from jupyter_comfy_lock.domain.abilities import (
     MINIMUM_VERSION,
@@ -22,7 +17,6 @@ from jupyter_comfy_lock.domain.abilities import (
     version_number,
 )
 from jupyter_comfy_lock.domain.comfy import (
-    FEATURE_FLAGS,
     ended_entry,
     history_prompts,
     items,
@@ -44,61 +38,15 @@ from jupyter_comfy_lock.domain.errors import (
 from jupyter_comfy_lock.domain.lock import ComfyId
 from jupyter_comfy_lock.domain.pool import ComfyServer, ComfyStatus, Health
 
-_QUICK = aiohttp.ClientTimeout(total=10, sock_connect=3)
+if TYPE_CHECKING:
+    import aiohttp
+
+    from jupyter_comfy_lock.server.transport import Transport
+
+#: Seconds for what ComfyUI answers at once.
+_QUICK_S = 10.0
 #: Validating a large graph on a busy ComfyServer takes its time.
-_SUBMIT = aiohttp.ClientTimeout(total=60, sock_connect=3)
-#: Large results and slow previews take their time; five minutes of silence do not.
-_PATIENT = aiohttp.ClientTimeout(total=None, sock_connect=3, sock_read=300)
-#: Seconds between pings; a socket that answers none is dead.
-_HEARTBEAT_S = 10.0
-
-
-class ResolverWithoutThreads(AbstractResolver):
-    """Looks up host names while Python ends, when no thread can be started any more."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return the addresses of `host`; blocks."""
-        found = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address[0]),
-                port=port,
-                family=kind,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for kind, _, protocol, _, address in found
-        ]
-
-    async def close(self) -> None:
-        """Do nothing: it holds nothing."""
-
-
-def new_session(resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
-    """Return the HTTP client for all ComfyServers.
-
-    It keeps no cookies and decompresses nothing: what it fetches is handed on as it is. It follows
-    no redirect, not even of a WebSocket's handshake, where it cannot be told not to by argument.
-    """
-    trace = aiohttp.TraceConfig()
-    trace.on_request_redirect.append(_refuse_redirect)
-    return aiohttp.ClientSession(
-        trace_configs=[trace],
-        connector=aiohttp.TCPConnector(limit=0, resolver=resolver),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        read_bufsize=2**18,
-        skip_auto_headers=("User-Agent", "Accept-Encoding"),
-    )
-
-
-async def _refuse_redirect(*_: object) -> None:
-    # The pool's headers may be secrets, and only the pool's addresses may have them (R10).
-    msg = "it redirects elsewhere"
-    raise aiohttp.ClientConnectionError(msg)
+_SUBMIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +64,9 @@ class Upstream:
     followed (R10). No method but `submit`, `cancel` and `post` changes anything there (R11).
     """
 
-    def __init__(self, comfy: ComfyServer, session: aiohttp.ClientSession) -> None:
+    def __init__(self, comfy: ComfyServer, transport: "Transport") -> None:
         self.comfy = comfy
-        self.session = session
+        self._transport = transport
         self.status = ComfyStatus()
         #: Monotonic seconds of the last look.
         self.looked_s = float("-inf")
@@ -177,8 +125,8 @@ class Upstream:
         Raises:
             ComfyUnreachable, ComfyUnauthorized, NotComfyUI: there is no such JSON.
         """
-        async with self.open("GET", path, timeout=_QUICK, params=params) as response:
-            self._refuse_other_than_ok(response)
+        async with self.open("GET", path, within_s=_QUICK_S, params=params) as response:
+            self.refuse_other_than(response, HTTPStatus.OK)
             answer = loads(await response.read())
             if not isinstance(answer, dict):
                 raise NotComfyUI(self.comfy.comfy_id, f"GET {path} gave no JSON object")
@@ -186,8 +134,8 @@ class Upstream:
 
     async def post(self, path: str, body: Mapping[str, Any]) -> None:
         """Send `body` as JSON to `path`; the answer does not matter but for its status."""
-        async with self.open("POST", path, timeout=_QUICK, json=body) as response:
-            self._refuse_other_than_ok(response)
+        async with self.open("POST", path, within_s=_QUICK_S, json=body) as response:
+            self.refuse_other_than(response, HTTPStatus.OK)
 
     async def submit(self, body: Mapping[str, Any]) -> Answer:
         """Send a prompt and return the answer, also a refusal.
@@ -195,7 +143,7 @@ class Upstream:
         Raises:
             ComfyUnreachable: no answer came. ComfyUI may have the prompt all the same.
         """
-        async with self.open("POST", "/prompt", timeout=_SUBMIT, json=body) as response:
+        async with self.open("POST", "/prompt", within_s=_SUBMIT_S, json=body) as response:
             text = await response.read()
             answer = loads(text)
             if not isinstance(answer, dict):
@@ -251,64 +199,53 @@ class Upstream:
                     left.append(prompt_id)
         return left
 
-    @asynccontextmanager
-    async def socket(self, client_id: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """Open the ComfyServer's WebSocket as `client_id`, and close it in the end."""
-        try:
-            async with self.session.ws_connect(
-                f"{self.comfy.url}/ws",
-                params={"clientId": client_id},
-                headers=self.comfy.headers,
-                heartbeat=_HEARTBEAT_S,
-                max_msg_size=0,
-            ) as socket:
-                await socket.send_str(FEATURE_FLAGS)
-                yield socket
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise ComfyUnreachable(self.comfy.comfy_id, _why(error)) from error
+    def socket(
+        self, client_id: str
+    ) -> "AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]":
+        """Open the ComfyServer's WebSocket as `client_id`, and close it in the end.
 
-    @asynccontextmanager
-    async def open(
+        Raises:
+            ComfyUnreachable: it cannot be opened, or it broke.
+        """
+        return self._transport.socket(self.comfy, client_id)
+
+    def open(
         self,
         method: str,
         path: str,
         *,
         headers: Mapping[str, str] | None = None,
-        timeout: aiohttp.ClientTimeout = _PATIENT,
+        within_s: float | None = None,
         **options: Any,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> "AbstractAsyncContextManager[aiohttp.ClientResponse]":
         """Open a request, whose answer can be read within the block.
 
         `path` is sent as it is, below the ComfyServer's URL; the pool's headers go with `headers`
-        and before them.
+        and before them. Without `within_s` it may take as long as it likes, if it is not silent.
 
         Raises:
             ComfyUnreachable: no answer came, or it broke off.
         """
-        try:
-            async with self.session.request(
-                method,
-                URL(self.comfy.url + path, encoded=True),
-                headers={**(headers or {}), **self.comfy.headers},
-                allow_redirects=False,
-                timeout=timeout,
-                **options,
-            ) as response:
-                yield response
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            sent = not isinstance(error, aiohttp.ClientConnectorError)
-            raise ComfyUnreachable(self.comfy.comfy_id, _why(error), sent=sent) from error
+        return self._transport.request(
+            self.comfy, method, path, headers=headers, within_s=within_s, **options
+        )
 
-    def _refuse_other_than_ok(self, response: aiohttp.ClientResponse) -> None:
+    def refuse_other_than(self, response: "aiohttp.ClientResponse", *wanted: HTTPStatus) -> None:
+        """Raise what is wrong with a ComfyServer that answers so.
+
+        Raises:
+            ComfyUnreachable, ComfyUnauthorized, NotComfyUI: by the status.
+        """
+        if response.status in wanted:
+            return
         comfy_id = self.comfy.comfy_id
         if response.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise ComfyUnauthorized(comfy_id, response.status)
         if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             why = f"it answered HTTP {response.status} to {response.method} {response.url.path}"
             raise ComfyUnreachable(comfy_id, why)
-        if response.status != HTTPStatus.OK:
-            why = f"HTTP {response.status} to {response.method} {response.url.path}"
-            raise NotComfyUI(comfy_id, why)
+        why = f"HTTP {response.status} to {response.method} {response.url.path}"
+        raise NotComfyUI(comfy_id, why)
 
     def _saw(self, stats: Mapping[str, Any], prompt: Mapping[str, Any]) -> None:
         version = mapping(stats.get("system")).get("comfyui_version")
@@ -380,12 +317,3 @@ async def look_if_old(
     ]
     if looks:
         await asyncio.wait(looks, timeout=within_s)
-
-
-def _why(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        refused = isinstance(error.os_error, ConnectionRefusedError)
-        return "connection refused" if refused else str(error.os_error)
-    return str(error) or type(error).__name__

@@ -39,7 +39,7 @@ from jupyter_comfy_lock.domain.lock import (
 )
 from jupyter_comfy_lock.domain.pool import Access, ComfyServer, Occupancy
 from jupyter_comfy_lock.store.database import Database
-from jupyter_comfy_lock.store.rows import lock_of, maintenance_of, storable, waiter_of
+from jupyter_comfy_lock.store.rows import lock_of, maintenance_of, waiter_of
 from jupyter_comfy_lock.store.schema import (
     IS_ACTIVE,
     IS_DRAINING,
@@ -483,7 +483,7 @@ def _row(waiter: Waiter, state: LockState, rev: int) -> dict[str, Any]:
         "lock_id": waiter.lock_id,
         "holder_id": waiter.holder_id,
         "node_id": waiter.node_id,
-        "name": storable(waiter.name),
+        "name": waiter.name,
         "mode": waiter.mode.value,
         "state": state.value,
         "ticket": waiter.ticket,

@@ -93,7 +93,7 @@ def changing_columns(task: Task) -> dict[str, Any]:
         "cancel_requested": int(task.cancel_requested),
         "started_at": task.started_at,
         "ended_at": task.ended_at,
-        "reason": None if task.reason is None else storable(task.reason),
+        "reason": task.reason,
         "outputs": dict(task.outputs),
         "error": dict(task.error) if task.error else None,
         "cached": int(task.cached),
@@ -109,13 +109,8 @@ def task_columns(task: Task) -> dict[str, Any]:
         "holder_id": task.holder_id,
         "node_id": task.node_id,
         "comfy_id": task.comfy_id,
-        "name": storable(task.name),
+        "name": task.name,
         "lock": task.lock.to_json(),
         "created_at": task.created_at,
         **changing_columns(task),
     }
-
-
-def storable(text: str) -> str:
-    """Return `text` without what PostgreSQL keeps in no text: NUL."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,9 +1,12 @@
 """The tables. One schema for each database."""
 
+import re
+
 from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
+    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -11,6 +14,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    TypeDecorator,
     literal_column,
     or_,
     text,
@@ -19,6 +23,24 @@ from sqlalchemy import (
 #: Goes up with each change of the tables (see `migrations`); a store with a higher one is left
 #: alone.
 SCHEMA_VERSION = 3
+
+_UNKEPT = re.compile(r"[\x00\ud800-\udfff]")
+
+
+class Words(TypeDecorator[str]):
+    """Any text, without what no database keeps: NUL, and halves of pairs of surrogates.
+
+    What ComfyUI and its nodes say, and the names of files, may hold either; then a replacement
+    character is kept instead, and looked for.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return what is handed to the database."""
+        return None if value is None else _UNKEPT.sub("\N{REPLACEMENT CHARACTER}", value)
+
 
 metadata = MetaData()
 
@@ -32,16 +54,16 @@ meta = Table(
     Column("rev", BigInteger, nullable=False),
     Column("schema_version", Integer, nullable=False),
     #: Tells this store's prompts from those of another one on the same ComfyServer.
-    Column("store_id", Text, nullable=False),
+    Column("store_id", Words, nullable=False),
 )
 
 #: One row for each Jupyter server process; renewing it keeps all its holders' locks.
 nodes = Table(
     "nodes",
     metadata,
-    Column("node_id", Text, primary_key=True),
+    Column("node_id", Words, primary_key=True),
     #: Where `pid` means something; see `machine`.
-    Column("host", Text, nullable=False),
+    Column("host", Words, nullable=False),
     Column("pid", Integer, nullable=False),
     #: Others take it for dead when they have seen `renewals` unchanged for so long.
     Column("ttl_s", Float, nullable=False),
@@ -53,26 +75,26 @@ nodes = Table(
 locks = Table(
     "locks",
     metadata,
-    Column("lock_id", Text, primary_key=True),
-    Column("holder_id", Text, nullable=False),
-    Column("node_id", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("mode", Text, nullable=False),
-    Column("state", Text, nullable=False),
+    Column("lock_id", Words, primary_key=True),
+    Column("holder_id", Words, nullable=False),
+    Column("node_id", Words, nullable=False),
+    Column("name", Words, nullable=False),
+    Column("mode", Words, nullable=False),
+    Column("state", Words, nullable=False),
     Column("ticket", BigInteger, nullable=False),
     #: These five are null while it waits.
     Column("fence", BigInteger),
-    Column("comfy_id", Text),
-    Column("url", Text),
+    Column("comfy_id", Words),
+    Column("url", Words),
     #: The mode in which its holder held the same ComfyServer just before.
-    Column("was", Text),
+    Column("was", Words),
     #: Seconds since the epoch, for people, as all moments here.
     Column("granted_at", Float),
     Column("requested_at", Float, nullable=False),
     Column("ended_at", Float),
-    Column("ended_by", Text),
-    Column("forced_by", Text, nullable=False, server_default=""),
-    Column("why", Text, nullable=False, server_default=""),
+    Column("ended_by", Words),
+    Column("forced_by", Words, nullable=False, server_default=""),
+    Column("why", Words, nullable=False, server_default=""),
     #: 1 when its node forwards nothing more under it.
     Column("confirmed", Integer, nullable=False, server_default=text("0")),
     #: The revision of its last change.
@@ -122,11 +144,11 @@ Index("locks_by_holder", locks.c.holder_id)
 wants = Table(
     "wants",
     metadata,
-    Column("lock_id", Text, ForeignKey("locks.lock_id", ondelete="CASCADE"), primary_key=True),
-    Column("comfy_id", Text, primary_key=True),
+    Column("lock_id", Words, ForeignKey("locks.lock_id", ondelete="CASCADE"), primary_key=True),
+    Column("comfy_id", Words, primary_key=True),
     Column("number", Integer, nullable=False),
     Column("capacity", Integer, nullable=False),
-    Column("url", Text, nullable=False),
+    Column("url", Words, nullable=False),
 )
 Index("wants_by_comfy", wants.c.comfy_id)
 
@@ -134,10 +156,10 @@ Index("wants_by_comfy", wants.c.comfy_id)
 comfy_servers = Table(
     "comfy_servers",
     metadata,
-    Column("comfy_id", Text, primary_key=True),
-    Column("access", Text, nullable=False),
-    Column("by", Text, nullable=False),
-    Column("why", Text, nullable=False),
+    Column("comfy_id", Words, primary_key=True),
+    Column("access", Words, nullable=False),
+    Column("by", Words, nullable=False),
+    Column("why", Words, nullable=False),
     Column("since", Float, nullable=False),
 )
 
@@ -145,25 +167,25 @@ comfy_servers = Table(
 uploads = Table(
     "uploads",
     metadata,
-    Column("comfy_id", Text, primary_key=True),
-    Column("subfolder", Text, primary_key=True),
-    Column("filename", Text, primary_key=True),
-    Column("kernel_id", Text, primary_key=True),
+    Column("comfy_id", Words, primary_key=True),
+    Column("subfolder", Words, primary_key=True),
+    Column("filename", Words, primary_key=True),
+    Column("kernel_id", Words, primary_key=True),
     #: What some file systems take for the same name.
-    Column("folded", Text, nullable=False),
+    Column("folded", Words, nullable=False),
 )
 Index("uploads_by_name", uploads.c.comfy_id, uploads.c.folded)
 
 tasks = Table(
     "tasks",
     metadata,
-    Column("task_id", Text, primary_key=True),
-    Column("holder_id", Text, nullable=False),
-    Column("node_id", Text, nullable=False),
-    Column("comfy_id", Text, nullable=False),
-    Column("name", Text, nullable=False),
+    Column("task_id", Words, primary_key=True),
+    Column("holder_id", Words, nullable=False),
+    Column("node_id", Words, nullable=False),
+    Column("comfy_id", Words, nullable=False),
+    Column("name", Words, nullable=False),
     Column("lock", JSON, nullable=False),
-    Column("state", Text, nullable=False),
+    Column("state", Words, nullable=False),
     #: False from the moment the task has ended.
     Column("pending", Integer, nullable=False, server_default=text("1")),
     Column("cancel_requested", Integer, nullable=False, server_default=text("0")),
@@ -172,13 +194,13 @@ tasks = Table(
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("ended_at", Float),
-    Column("reason", Text),
+    Column("reason", Words),
     Column("outputs", JSON, nullable=False),
     Column("error", JSON),
     Column("cached", Integer, nullable=False, server_default=text("0")),
     Column("dropped", JSON, nullable=False),
     #: What the ComfyServer calls it, where that is not the task's id.
-    Column("given_id", Text),
+    Column("given_id", Words),
 )
 Index("tasks_by_holder", tasks.c.holder_id, tasks.c.created_at)
 Index("tasks_by_age", tasks.c.created_at)

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
@@ -32,6 +31,7 @@ from jupyter_comfy_lock.store import schema
 from jupyter_comfy_lock.store.place import store_place
 from jupyter_comfy_lock.store.rows import task_columns
 from jupyter_comfy_lock.store.stores import Stores, open_stores
+from tests.benchmarks.figures import in_turn, percentile
 from tests.postgres import Postgres
 
 #: A table of one row: the least that a committed write can be.
@@ -41,8 +41,6 @@ BARE = Table(
     Column("id", Integer, primary_key=True),
     Column("value", Integer, nullable=False),
 )
-
-Timed = Callable[[], Awaitable[object]]
 
 
 def comfy(number: int, capacity: int = 1000) -> ComfyServer:
@@ -157,23 +155,6 @@ def shown(name: str, seconds: list[float], base: list[float] | None = None) -> N
     p50, p99 = percentile(seconds, 50), percentile(seconds, 99)
     ratio = f"   {p50 / percentile(base, 50):5.2f} x its baseline's p50" if base else ""
     print(f"{name:<58} p50 {p50 * 1000:8.2f} ms   p99 {p99 * 1000:8.2f} ms{ratio}", flush=True)
-
-
-def percentile(seconds: list[float], percent: int) -> float:
-    ordered = sorted(seconds)
-    return ordered[min(len(ordered) - 1, round(percent / 100 * len(ordered)))]
-
-
-async def in_turn(count: int, *works: Timed) -> list[list[float]]:
-    """Time each of `works` as often, one after the other."""
-    times: list[list[float]] = [[] for _ in works]
-    for number in range(-5, count):
-        for work, mine in zip(works, times, strict=True):
-            start = time.perf_counter()
-            await work()
-            if number >= 0:
-                mine.append(time.perf_counter() - start)
-    return times
 
 
 async def compare_sizes(small: Bench, large: Bench, count: int) -> None:

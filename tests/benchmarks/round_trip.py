@@ -3,26 +3,29 @@
     python -m tests.benchmarks.round_trip [COUNT]
 
 Runs COUNT prompts (300 if left out) through a kernel's API, each beside one of a bare script that
-talks HTTP and WebSocket to the same ComfyUI server, so that noise falls on both. The server is the
-embedded one, or as tests/comfy_servers.py says. Prints how many were lost, the 50th and 99th
-percentile of both and their ratio, and the memory of the Jupyter server before and after.
+talks HTTP and WebSocket to the same ComfyUI server, and beside those of other packages as their
+users have them run: comfy-script directly on that server, comfy-sdk by way of comfy-api-proxy; so
+that noise falls on all. The server is the embedded one, or as tests/comfy_servers.py says. How many
+pictures each of them lost, the 50th and 99th percentile of the others, the ratio to the bare
+script's, and the memory of the Jupyter server before and after.
 """
 
 import asyncio
 import json
-import os
-import statistics
 import sys
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from uuid import uuid4
 
 import aiohttp
 import psutil
 
+from tests.benchmarks.figures import Report, Wanted, ms, percentile
+from tests.benchmarks.peers import Peer, sdk_proxy, sdk_python
+from tests.benchmarks.stage import Stage, stage
+from tests.clients.install import installed_clients
 from tests.comfy_servers import comfy_servers, default_kind
-from tests.jupyter_servers import JupyterServer, jupyter_server
 
 #: Rounds that are not counted.
 WARM_UP = 10
@@ -59,7 +62,12 @@ class BareScript:
         await self.socket.close()
         await self.session.close()
 
-    async def run(self, color: int) -> int:
+    async def run(self, color: int) -> float | None:
+        start_s = time.perf_counter()
+        size = await self._run(color)
+        return time.perf_counter() - start_s if size else None
+
+    async def _run(self, color: int) -> int:
         body = {"prompt": graph(color), "client_id": self.client_id}
         async with self.session.post(f"{self.url}/prompt", json=body) as response:
             prompt_id = (await response.json())["prompt_id"]
@@ -77,62 +85,96 @@ class BareScript:
             return len(await view.read())
 
 
-def ours(color: int) -> int:
+async def ours(color: int) -> float | None:
     """Do the same through the kernel's API."""
-    import jupyter_comfy_lock as comfy
 
-    task = comfy.submit(graph(color)).wait()
-    return len(task.images[0].tobytes())
+    def run() -> float | None:
+        import jupyter_comfy_lock as comfy
 
+        start_s = time.perf_counter()
+        task = comfy.submit(graph(color)).wait()
+        size = len(task.images[0].tobytes())
+        return time.perf_counter() - start_s if size else None
 
-def milliseconds(values: list[float]) -> str:
-    ordered = sorted(values)
-    p99 = ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
-    return f"p50 {statistics.median(ordered):6.1f} ms   p99 {p99:6.1f} ms"
-
-
-def memory_mib(server: JupyterServer) -> float:
-    return float(psutil.Process(server.pid).memory_info().rss / 2**20)
+    return await asyncio.to_thread(run)
 
 
-async def measure(url: str, server: JupyterServer, count: int) -> None:
-    import jupyter_comfy_lock as comfy
+#: Has the graph with a color run; the seconds that it took, None when its picture was lost.
+Runner = Callable[[int], Awaitable[float | None]]
 
-    os.environ["COMFY_LOCK_URL"] = server.url
-    os.environ["COMFY_LOCK_TOKEN"] = server.token
-    comfy.lock("gpu-1")
-    times: dict[str, list[float]] = {"bare": [], "ours": []}
-    lost = 0
+
+async def start_peers(stack: AsyncExitStack, at: Stage) -> dict[str, Peer]:
+    """The other packages, by what they are called."""
+    python = sdk_python()
+    proxy = {"COMFY_BASE_URL": stack.enter_context(sdk_proxy(python, at.comfy_url))}
+    sdk = "with_comfy_sdk.py"
+    peers = {
+        "comfy-script": Peer(installed_clients().python, "with_comfy_script.py", at.comfy_url),
+        "comfy-sdk, run()": Peer(python, sdk, "run", env=proxy),
+        "comfy-sdk, events()": Peer(python, sdk, "events", env=proxy),
+    }
+    for peer in peers.values():
+        await stack.enter_async_context(peer)
+    return peers
+
+
+async def measure(at: Stage, count: int) -> None:
+    times: dict[str, list[float]] = {}
+    jupyter = psutil.Process(at.server.pid)
     before = 0.0
-    async with BareScript(url) as bare:
+    async with AsyncExitStack() as stack:
+        bare = await stack.enter_async_context(BareScript(at.comfy_url))
+        peers = await start_peers(stack, at)
+        found: dict[str, Runner] = {"bare script": bare.run, "this product": ours}
+        found |= {name: _of(peer) for name, peer in peers.items()}
+        # Each run has a color of its own, or ComfyUI would have its picture already.
+        color = 0
         for number in range(-WARM_UP, count):
             if number == 0:
-                before = memory_mib(server)
-            color = 2 * (number + WARM_UP)
-            start = time.perf_counter()
-            await bare.run(color)
-            middle = time.perf_counter()
-            size = await asyncio.to_thread(ours, color + 1)
-            end = time.perf_counter()
-            if number >= 0:
-                lost += size == 0
-                times["bare"].append(1000 * (middle - start))
-                times["ours"].append(1000 * (end - middle))
-    after = memory_mib(server)
-    comfy.release()
-    ratio = statistics.median(times["ours"]) / statistics.median(times["bare"])
-    print(f"{count} prompts on a server of the kind {default_kind()!r}: {lost} lost")
-    print(f"bare script  {milliseconds(times['bare'])}")
-    print(f"this product {milliseconds(times['ours'])}   {ratio:.2f} x the bare p50")
+                before = jupyter.memory_info().rss / 2**20
+                times = {name: [] for name in found}
+            for name, run in found.items():
+                color += 1
+                took_s = await run(color)
+                if took_s is not None:
+                    times.setdefault(name, []).append(took_s)
+    after = jupyter.memory_info().rss / 2**20
+    _show(times, count)
+    for name, peer in peers.items():
+        for fault, often in peer.faults.items():
+            print(f"{name}, {often} times: {fault}")
     print(f"memory of the Jupyter server: {before:.0f} MiB before, {after:.0f} MiB after")
+
+
+def _of(peer: Peer) -> Runner:
+    return lambda color: peer.run(json.dumps(graph(color)))
+
+
+def _show(times: dict[str, list[float]], count: int) -> None:
+    report = Report(
+        f"{count} prompts each on a ComfyUI server of the kind {default_kind()!r}",
+        ("lost", "p50", "p99", "ratio", "wanted"),
+    )
+    bare_s = percentile(times["bare script"], 50)
+    for name, took in times.items():
+        figures = str(count - len(took)), ms(took, 50), ms(took, 99)
+        p50 = percentile(took, 50)
+        if name != "this product":
+            report.add(name, *figures, f"{p50 / bare_s:.2f} x")
+            continue
+        report.add(name, *figures, wanted=Wanted(ratio=p50 / bare_s, limit=1.5))
+        report.add("  beside 20 ms more", *[""] * 3, wanted=_more_than(bare_s, p50))
+    report.show()
+
+
+def _more_than(bare_s: float, p50: float) -> Wanted:
+    return Wanted(ratio=(p50 - bare_s) / 0.02, limit=1)
 
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
-    with tempfile.TemporaryDirectory() as folder, comfy_servers(1) as (url,):
-        pool = [{"id": "gpu-1", "url": url}]
-        with jupyter_server(pool, folder=Path(folder)) as server:
-            asyncio.run(measure(url, server, count))
+    with comfy_servers(1) as (url,), stage(url) as at:
+        asyncio.run(measure(at, count))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.widget_page import XSRF, widget_page
@@ -162,6 +163,7 @@ def test_after_a_cancel_the_jupyter_server_is_asked_at_once() -> None:
         expect(page.get_by_role("status")).to_have_text("gpu-1 · by the Jupyter user")
 
 
+@pytest.mark.complaint(16)
 def test_a_page_that_is_seen_again_asks_at_once() -> None:
     with widget_page() as (page, server):
         page.clock.install()

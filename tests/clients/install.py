@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.installed_once import installed_once
+from tests.installed_once import installed_once, make_venv
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE / "requirements.txt"
@@ -47,11 +47,7 @@ def installed_clients() -> Clients:
 
 
 def _install(folder: Path) -> None:
-    venv = folder / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", venv / "bin" / "python", "install"]
-    quietly = ["--quiet", "--no-deps", "--no-compile"]
-    subprocess.run([*pip, *quietly, "--requirement", REQUIREMENTS], check=True)
+    make_venv(folder / "venv", REQUIREMENTS)
     for path in NPM:
         shutil.copy(path, folder)
     npm = [_beside_python("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]

@@ -196,10 +196,10 @@ async def a_runs_b_waits(two: Two):
 
 def nobody_was_hurt(world: World) -> None:
     """Check that nothing reached ComfyUI that concerns anybody's prompts but those it names."""
-    faults = world.gpu.faults
-    assert all(body.get("prompt_id") for body in faults.bodies("/interrupt"))
-    assert all("clear" not in (call.body or {}) for call in faults.calls)
-    assert {path for _, path in faults.writes()} <= {"/prompt", "/api/jobs/cancel"}
+    calls = world.gpu.calls
+    assert all(body.get("prompt_id") for body in calls.bodies("/interrupt"))
+    assert all("clear" not in (call.body or {}) for call in calls)
+    assert {path for _, path in calls.writes()} <= {"/prompt", "/api/jobs/cancel"}
 
 
 async def interrupts_its_own(two: Two, *verb: Any) -> None:

@@ -30,6 +30,7 @@ async def test_it_hears_of_progress_on_a_port(world, door, clients, tmp_path):
     assert said["events"][-1] == ["completed", None]
 
 
+@pytest.mark.trap("17-foreign-client-id")
 async def test_two_of_it_hear_their_own_though_they_use_the_same_client_id(two: story.Two):
     other = replace(two.client, url=await story.port_of(two.b), home=two.client.home / "b")
     other.home.mkdir()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jupyter_comfy_lock.domain import isolation
 from jupyter_comfy_lock.domain.inputs import InputFile
-from jupyter_comfy_lock.domain.isolation import Route, input_file, my_frame, route
+from jupyter_comfy_lock.domain.isolation import Route, input_file, my_frame, newest_of, route
 from tests.domain.recorded import answers, prompts, texts
 from tests.domain.test_comfy import JSON, binary, frame
 
@@ -277,6 +277,31 @@ def test_previews_come_in_the_form_that_the_client_knows():
     assert seen(old) is None
 
 
+def test_of_progress_and_previews_the_newest_of_each_node_is_enough():
+    step = frame("progress", prompt_id="p", node="1", value=1, max=9)
+    later = frame("progress", prompt_id="p", node="1", value=2, max=9)
+    assert newest_of(step) == newest_of(later) is not None
+    about = {"prompt_id": "p", "node_id": "1"}
+    others = [
+        frame("progress", prompt_id="p", node="2", value=1, max=9),
+        frame("progress", prompt_id="q", node="1", value=1, max=9),
+        frame("progress_state", prompt_id="p", nodes={}),
+        frame("progress_state", prompt_id="q", nodes={}),
+        binary(4, about),
+        binary(4, {**about, "node_id": "2"}),
+        struct.pack(">II", 1, 2) + b"img",
+    ]
+    assert len({newest_of(step), *map(newest_of, others)}) == 8
+    assert newest_of(binary(4, about) + b"more") == newest_of(binary(4, about))
+
+
+def test_a_frame_that_is_no_progress_is_never_left_out():
+    kinds = {json.loads(text)["type"] for text in texts("16", "A") if newest_of(text)}
+    assert kinds <= {"progress", "progress_state"}
+    assert newest_of(struct.pack(">II", 3, 1) + b"1text") is None
+    assert newest_of("no JSON") is None
+
+
 def test_of_two_recorded_clients_each_sees_its_own_run_and_none_of_the_others():
     ids = prompts("16")
     everything = texts("16", "A") + texts("16", "B")
@@ -298,3 +323,4 @@ def test_of_two_recorded_clients_each_sees_its_own_run_and_none_of_the_others():
 )
 def test_no_frame_is_too_strange(data, alone, metadata):
     seen(data, alone=alone, metadata=metadata)
+    newest_of(data)

@@ -74,6 +74,14 @@ def test_an_end_says_when_why_and_what_is_left():
     assert (task.outputs, task.error) == ({"1": {}}, {"node_id": "2"})
 
 
+def test_a_task_ends_no_earlier_than_it_began_whatever_the_clock_says():
+    outcome = Outcome(state=S.SUCCEEDED)
+    assert a_task(created_at=5.0).ended(Outcome(state=S.LOST), at=2.0).ended_at == 5.0
+    running = a_task(created_at=5.0, started_at=7.0, state=S.RUNNING)
+    assert running.ended(outcome, at=2.0).ended_at == 7.0
+    assert running.ended(outcome, at=8.0).ended_at == 8.0
+
+
 def test_the_snapshot_survives_the_store():
     snapshot = a_snapshot()
     assert LockSnapshot.from_json(snapshot.to_json()) == snapshot

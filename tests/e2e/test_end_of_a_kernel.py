@@ -173,6 +173,8 @@ def assert_cancelled_once(jupyter: Jupyter, tasks: Sequence[str], log: str) -> N
         assert len(ends) == 1, ends
 
 
+@pytest.mark.complaint(11)
+@pytest.mark.complaint(12)
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 @pytest.mark.parametrize("act", [shut_down, delete_session, kill], ids=lambda act: act.__name__)
 def test_everything_is_released_when_a_kernel_ends(
@@ -190,6 +192,8 @@ def test_everything_is_released_when_a_cell_calls_exit(house: House, releases: R
     assert_released(house, victim, "exit()", lambda: victim.kernel.send("exit()"), releases)
 
 
+@pytest.mark.complaint(11)
+@pytest.mark.complaint(12)
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 def test_a_restarted_kernel_starts_without_a_lock_and_may_lock_at_once(
     house: House, busy: bool, releases: Releases
@@ -219,6 +223,32 @@ def test_everything_is_released_when_a_killed_kernel_is_not_restarted(
     victim = a_victim(house, busy=busy)
     name = f"kill, no autorestart, {'busy' if busy else 'idle'}"
     assert_released(house, victim, name, lambda: os.kill(victim.pid, signal.SIGKILL), releases)
+
+
+@pytest.mark.complaint(12)
+def test_everything_is_released_when_a_kernel_is_culled(
+    comfy_pool: Sequence[Mapping[str, str]], tmp_path: Path
+) -> None:
+    config = {"MappingKernelManager": {"cull_idle_timeout": 3, "cull_interval": 1}}
+    with running_jupyter(comfy_pool[:1], folder=tmp_path, config=config) as jupyter:
+        kernel, url = jupyter.kernel("idle.ipynb"), comfy_pool[0]["url"]
+        # A kernel whose task view changes is not idle to Jupyter.
+        kernel.run(f"import os; os.environ['COMFY_LOCK_WIDGETS'] = '0'\n{START}")
+        kernel.run(f"task = comfy.submit({endless_workflow()!r})")
+        task_id = str(kernel.ask("task.id"))
+        kernel.disconnect()
+        until(
+            lambda: len(jupyter.log_lines("Culling", kernel.kernel_id)),
+            within_s=60,
+            what="the culling of an idle kernel",
+        )
+        until(
+            lambda: not (queue(url) or jupyter.locks()),
+            within_s=PROMISED_S,
+            what="an idle ComfyServer that nobody holds",
+        )
+        assert jupyter.task(task_id)["state"] == "cancelled"
+        assert len(jupyter.log_lines("idle.ipynb", "released gpu-1")) == 1
 
 
 def test_a_child_that_keeps_the_sockets_of_a_killed_kernel_open_keeps_no_lock(
@@ -283,6 +313,7 @@ def test_everything_is_released_when_an_attached_script_ends(
 LEASE_S = 6.0
 
 
+@pytest.mark.complaint(12)
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
 def test_everything_is_released_when_the_jupyter_server_ends(
     comfy_pool: Sequence[Mapping[str, str]],

@@ -82,6 +82,7 @@ def refusal(kernel: Kernel, code: str) -> str:
 LOOK = "[[*image.size, *image.convert('RGB').getpixel((5, 5))] for image in task.images]"
 
 
+@pytest.mark.complaint(18)
 def test_two_notebooks_use_two_comfy_servers_at_the_same_time(place: Place) -> None:
     wanted = [(place.one, "gpu-1", RED), (place.two, "gpu-2", BLUE)]
     long = []
@@ -108,6 +109,7 @@ def test_two_notebooks_use_two_comfy_servers_at_the_same_time(place: Place) -> N
         kernel.run("assert {each.comfy_id for each in comfy.tasks()} == {task.comfy_id}")
 
 
+@pytest.mark.complaint(1)
 def test_cancelling_stops_my_task_and_not_my_neighbours(place: Place) -> None:
     for kernel in (place.one, place.two):
         kernel.run("comfy.lock('gpu-1')")
@@ -144,6 +146,7 @@ def test_submitting_without_a_lock_takes_the_best_free_comfy_server_and_says_whi
     assert "two.ipynb" in refused
 
 
+@pytest.mark.complaint(4)
 def test_a_kernel_with_pending_tasks_cannot_move_and_afterwards_it_can(place: Place) -> None:
     place.one.run("comfy.lock('gpu-1')")
     submit(place.one, picture(RED, width=72))
@@ -159,6 +162,15 @@ def test_a_kernel_with_pending_tasks_cannot_move_and_afterwards_it_can(place: Pl
     # R5: the picture is fetched from where it was made.
     assert place.one.ask(LOOK) == [[72, 32, *RED]]
     assert place.one.ask("[task.comfy_id, comfy.locked_server]") == ["gpu-1", "gpu-2"]
+
+
+@pytest.mark.complaint(17)
+def test_what_tasks_of_earlier_cells_do_is_put_out_in_no_later_one(place: Place) -> None:
+    place.one.run("comfy.lock('gpu-1')")
+    for name in ("first", "second"):
+        place.one.run(f"{name} = comfy.submit({steps_workflow(steps=10, delay=0.1)!r})")
+    third = place.one.run("print('third'); second.wait(30); first.wait(30)\nprint('is over')")
+    assert (third.text, third.displays) == ("third\nis over\n", [])
 
 
 #: What ComfyUI's own example of a client does, in a few lines.
@@ -237,6 +249,7 @@ TINY_WORKFLOW = {
 }
 
 
+@pytest.mark.complaint(9)
 def test_of_many_tiny_prompts_in_a_row_none_is_lost(
     place: Place, comfy_kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from jupyter_comfy_lock.embedded.faults import Faults
 from jupyter_comfy_lock.embedded.queue import MAX_HISTORY, Job, Outcome, PromptQueue
 
 DONE = Outcome("success", [], {}, {})
@@ -20,7 +21,7 @@ def changes():
 
 @pytest.fixture
 def queue(changes):
-    return PromptQueue(lambda: changes.append(1))
+    return PromptQueue(lambda: changes.append(1), Faults())
 
 
 def take_all(queue):

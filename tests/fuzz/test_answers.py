@@ -5,21 +5,22 @@ A few hundred answers in CI; COMFY_FUZZ=20000 has it give so many.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from tests.fuzz.mutate import Mutator, recorded_answers, with_no_numbers
+from tests.fuzz.mutate import Mutator, first_part, recorded_answers, with_no_numbers
 from tests.fuzz.test_gateway import settings as settings
 from tests.server import graphs
 from tests.server.conftest import SECRET
-from tests.server.conftest import comfies as comfies
 from tests.server.conftest import jp_server_config as jp_server_config
 from tests.server.conftest import pool as pool
 from tests.server.conftest import world as world
@@ -39,23 +40,29 @@ FAULTS = {
 
 
 class Liar:
-    """Answers one request out of some with what ComfyUI would not say."""
+    """Answers one request out of some with what ComfyUI would not say, while it lies."""
 
-    def __init__(self, comfy: Comfy, names: list[str], random: Random) -> None:
-        self._random = random
-        self._mutator = Mutator([], names, random)
+    def __init__(self) -> None:
+        self._random = Random(SEED)
         self._recorded = recorded_answers()
+        self._mutator = Mutator([], [""], self._random)
         self.said: Counter[str] = Counter()
-        self.lies = True
         #: Bodies of what was answered and is no success.
         self.refusals: set[bytes] = set()
-        comfy.faults.answer = self.answer
+        self.lies = False
 
-    def answer(self, method: str, path: str) -> web.Response | None:
-        first = path.removeprefix("/api").lstrip("/").partition("/")[0]
+    def about(self, names: list[str]) -> None:
+        """Lie from now on, about these among others."""
+        self._mutator = Mutator([], names, self._random)
+        self.lies = True
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        first = first_part(request.path)
         if not self.lies or first not in READ or self._random.random() < 0.5:
-            return None
-        self.said[f"{method} {first}"] += 1
+            answer: web.StreamResponse = await handler(request)
+            return answer
+        self.said[f"{request.method} {first}"] += 1
         body = self._body(first)
         status = self._random.choice([200] * 12 + [204, 302, 400, 401, 403, 404, 413, 500, 502])
         if status != 200:
@@ -84,6 +91,21 @@ class Liar:
         if random.random() < 0.2:
             text = with_no_numbers(text, random)
         return text.encode(errors="surrogatepass")
+
+
+@pytest.fixture
+def liar() -> Liar:
+    """What stands before gpu-1."""
+    return Liar()
+
+
+@pytest.fixture
+def comfies(jp_asyncio_loop: asyncio.AbstractEventLoop, liar: Liar) -> Iterator[dict[str, Comfy]]:
+    """One ComfyUI server."""
+    comfy = Comfy("gpu-1", middlewares=[liar.middleware])
+    jp_asyncio_loop.run_until_complete(comfy.start())
+    yield {"gpu-1": comfy}
+    jp_asyncio_loop.run_until_complete(comfy.stop())
 
 
 async def one_of_all(kernel: Kernel, ended: dict[str, Any], random: Random) -> tuple[str, Answer]:
@@ -131,7 +153,7 @@ def fault_of(what: str, answer: Answer, liar: Liar) -> str | None:
 
 @pytest.mark.timeout(3600)
 async def test_r9_whatever_a_comfyserver_answers_each_call_ends_clearly(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: World, liar: Liar, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     random = Random(SEED)
@@ -140,7 +162,7 @@ async def test_r9_whatever_a_comfyserver_answers_each_call_ends_clearly(
     ended = await a.ended(await a.prompt(graphs.picture(prefix="mine")))
     running = await a.prompt(graphs.steps(100_000))
     await a.task_in(running, "running")
-    liar = Liar(world.gpu, [running, ended["task_id"], "nobody's", "1"], random)
+    liar.about([running, ended["task_id"], "nobody's", "1"])
     wrong: list[str] = []
     statuses: Counter[int] = Counter()
     for _ in range(ANSWERS):

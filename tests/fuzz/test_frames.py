@@ -59,12 +59,11 @@ class Babbler:
     async def say(self, world: World) -> None:
         kind, written = self._one()
         self.said[kind] += 1
-        for transport in self._comfy.faults.open_sockets():
-            transport.write(written)
+        self._comfy.faults.write_to_sockets(written)
         # Both ends are in this process: they are given time to read, and to connect again.
         if self.said.total() % 20 == 0:
             await world.user.get("tasks")
-        while len(self._comfy.faults.open_sockets()) < SOCKETS or kind == "broken":
+        while self._comfy.faults.write_to_sockets(b"") < SOCKETS or kind == "broken":
             kind = ""
             await world.user.get("tasks")
 

@@ -54,10 +54,10 @@ class Watch:
         self.statuses[status] += 1
         shown = f"{call.method} {call.path!r} {call.headers} {(call.body or b'')[:300]!r}"
         # What ComfyUI itself answers with 500 is handed on.
-        upstream = self.world.gpu.faults.answered_500
+        upstream = self.world.gpu.calls.answered_500
         if status >= 500 and status not in (501, 505) and not upstream:
             self.faults.append(f"{status} for {shown}: {body[:300]!r}")
-        self.world.gpu.faults.answered_500 = 0
+        self.world.gpu.calls.answered_500 = 0
         told = body + repr(sorted(headers.items())).encode()
         for name, text in (("B's", HIDDEN), ("the pool's", SECRET), ("B's", self.b.credential)):
             if text.encode() in told:
@@ -172,7 +172,7 @@ async def nothing_happened_to_b(world: World, b: Kernel, ids: list[str]) -> None
     queue = await world.queue()
     assert queue[0] == running
     assert waiting in queue
-    for path, body in world.gpu.faults.posts():
+    for path, body in world.gpu.calls.posts():
         assert path != "/interrupt" or (body or {}).get("prompt_id"), "a global interrupt"
         assert not (isinstance(body, dict) and body.get("clear")), (path, body)
         named = json.dumps(body)

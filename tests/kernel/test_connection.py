@@ -166,5 +166,13 @@ def test_a_kernel_is_called_by_its_notebook_unless_it_is_named(monkeypatch):
     assert own_name({}) == "/b.ipynb"
 
 
+@pytest.mark.parametrize("name", ["b\udce4r.py", "two\nlines.py", "a\x1b[2J"])
+def test_a_name_that_is_no_text_is_told_without_what_is_none_in_it(name):
+    told = own_name({"COMFY_LOCK_NAME": name})
+    assert told.isprintable()
+    assert told[0] == name[0]
+    assert len(told) == len(name)
+
+
 def test_this_test_process_is_no_kernel():
     assert connection.this_kernel() is None

@@ -94,6 +94,7 @@ def test_after_a_failed_hello_the_next_call_tries_again(jupyter, session):
     assert len(session.servers()) == 2
 
 
+@pytest.mark.complaint(20)
 def test_a_prompt_whose_answer_was_lost_is_one_task_all_the_same(jupyter, session):
     session.lock("gpu-1")
     jupyter.lose_replies = 1
@@ -143,6 +144,7 @@ def test_a_forgotten_kernel_says_hello_again_and_the_call_succeeds(jupyter, sess
     assert len(jupyter.hellos) >= 2
 
 
+@pytest.mark.complaint(14)
 def test_a_forgotten_lock_is_told_and_not_silently_replaced(jupyter, session):
     session.lock("gpu-1")
     jupyter.forget()

@@ -124,6 +124,7 @@ def test_ctrl_c_ends_the_waiting_only_and_says_how_to_cancel(jupyter, task, monk
     assert jupyter.count(f"POST tasks/{task.id}/cancel") == 0
 
 
+@pytest.mark.complaint(18)
 @pytest.mark.asyncio
 async def test_a_task_can_be_awaited_in_the_running_loop(jupyter, task):
     beats = 0

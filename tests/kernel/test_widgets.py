@@ -50,6 +50,7 @@ def seen():
     return Seen()
 
 
+@pytest.mark.complaint(17)
 def test_a_view_follows_its_task_to_the_end_on_one_thread(jupyter, task, seen):
     view = seen.watch(widgets.TaskView(task))
     jupyter.change(task.id, state="running")

@@ -5,22 +5,13 @@ import warnings
 import pytest
 from jupyter_server.utils import JupyterServerAuthWarning
 
-from jupyter_comfy_lock.server.handlers import HANDLERS
 from tests.server import graphs
+from tests.server.described import API, path_of, routes
 from tests.server.world import World
-
-PATHS = [
-    pattern.replace(r"([^/]+)", "some-id").replace(r"(\d{1,6})", "0") for pattern, _ in HANDLERS
-]
 
 
 def calls_to_everything() -> list[tuple[str, str]]:
-    return [
-        (method.upper(), path)
-        for (_, handler), path in zip(HANDLERS, PATHS, strict=True)
-        for method in ("get", "post", "put", "delete")
-        if method in vars(handler)
-    ]
+    return [(method, API + path_of(pattern, "0")) for method, pattern in routes()]
 
 
 async def test_a_stranger_is_refused_everywhere(world: World):

@@ -38,7 +38,7 @@ async def test_what_one_sets_is_set_for_nobody_else(world: World, prefix: str):
     assert await shown(a, f"{prefix}settings/theme") == "dark"
     assert await shown(a, f"{prefix}settings/none") is None
     assert await shown(b, f"{prefix}settings") == {"theme": "light", "x": 1}
-    assert not WRITES & {call.method for call in world.gpu.faults.calls}
+    assert not WRITES & {call.method for call in world.gpu.calls}
 
 
 async def test_a_comfyserver_without_settings_for_us_does_no_harm(world: World):
@@ -80,7 +80,7 @@ async def test_files_are_written_read_listed_moved_and_deleted(world: World, mod
     assert (await a.comfy("GET", "userdata/workflows%2Fd%2Fb.json")).body == b"{}"
     assert (await a.comfy("DELETE", "userdata/workflows%2Fd%2Fb.json")).status == 204
     assert await shown(a, "v2/userdata") == []
-    assert not [call for call in world.gpu.faults.calls if "userdata" in call.path]
+    assert not [call for call in world.gpu.calls if "userdata" in call.path]
 
 
 async def test_nobody_sees_or_changes_anothers_files(world: World):

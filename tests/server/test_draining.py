@@ -115,6 +115,7 @@ def tag(world: World, holder_id: str = "gone.1") -> dict[str, object]:
     return {"store_id": world.app._keeper.store_id, "holder_id": holder_id, "fence": 1}
 
 
+@pytest.mark.complaint(13)
 async def test_who_has_it_alone_is_told_when_the_leftovers_of_others_are_gone(world: World):
     kernel = await world.kernel()
     leftover = await world.direct(graphs.steps(400), tag(world))
@@ -147,8 +148,8 @@ async def test_a_shared_lock_does_not_look_at_the_queue(world: World):
     kernel = await world.kernel()
     leftover = await world.direct(graphs.steps(400), tag(world))
     await kernel.lock("gpu-1")
-    assert [x for x in world.gpu.faults.calls if x.path == "/queue"] == []
-    assert world.gpu.faults.writes() == [("POST", "/prompt")]
+    assert world.gpu.calls.to("/queue") == []
+    assert world.gpu.calls.writes() == [("POST", "/prompt")]
     async with world.session.post(
         f"{world.gpu.url}/interrupt", json={"prompt_id": leftover}
     ) as response:

@@ -5,11 +5,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from jupyter_comfy_lock.domain.isolation import Route
 from tests.server import graphs
-from tests.server.faults import Call
+from tests.server.recorder import Call
 from tests.server.world import Answer, Gate, Kernel, World, eventually, until
 
 STALE = (409, "stale_lock")
@@ -59,7 +58,7 @@ async def a_holder(world: World) -> Kernel:
 
 
 def reached(world: World) -> list[Call]:
-    return list(world.gpu.faults.calls)
+    return list(world.gpu.calls)
 
 
 def test_there_is_a_call_for_each_kind():
@@ -206,7 +205,7 @@ async def test_a_prompt_that_is_recorded_under_a_lock_that_is_then_lost_is_not_s
         await world.renew()
     gate.go.set()
     assert (await sending).code == STALE
-    assert world.gpu.faults.bodies("/prompt") == []
+    assert world.gpu.calls.bodies("/prompt") == []
     (task,) = (await kernel.get("tasks"))["tasks"]
     assert task["state"] == "rejected"
 
@@ -215,16 +214,14 @@ async def test_a_prompt_that_was_cut_off_is_not_sent_again_when_the_lock_is_lost
     kernel = await world.kernel("a.ipynb")
     await kernel.lock("gpu-1")
 
-    async def cut_off_and_taken_away(request: web.Request, _: Any) -> web.Response:
-        await world.force(kernel)
-        assert request.transport is not None
-        request.transport.abort()
-        return web.Response()
-
-    world.gpu.faults._prompt = cut_off_and_taken_away
-    answer = await kernel.call("POST", "tasks", json={"prompt": graphs.picture()})
-    assert answer.code == STALE
-    assert len(world.gpu.faults.bodies("/prompt")) == 1
+    world.gpu.faults.hears.clear()
+    world.gpu.faults.lose_prompts = 1
+    sending = asyncio.create_task(kernel.call("POST", "tasks", json={"prompt": graphs.picture()}))
+    await until(lambda: world.gpu.calls.bodies("/prompt"))
+    await world.force(kernel)
+    world.gpu.faults.hears.set()
+    assert (await sending).code == STALE
+    assert len(world.gpu.calls.bodies("/prompt")) == 1
     (task,) = (await kernel.get("tasks"))["tasks"]
     assert task["state"] == "rejected"
     await eventually(world.nobody_holds)
@@ -240,7 +237,7 @@ async def test_a_lock_that_was_lost_elsewhere_is_found_out_when_a_prompt_is_reco
     )
     answer = await kernel.call("POST", "tasks", json={"prompt": graphs.picture()})
     assert answer.code in (STALE, NO_LOCK)
-    assert world.gpu.faults.bodies("/prompt") == []
+    assert world.gpu.calls.bodies("/prompt") == []
     # The room is others' when this Jupyter server has said that it sends nothing more.
     await eventually(world.nobody_holds)
     assert world.held() == ()
@@ -267,7 +264,7 @@ async def test_while_the_store_is_away_what_is_held_goes_on_and_nothing_new_begi
         assert refused.code == (503, "store_unavailable")
         # It was not let go of, so it goes on.
         assert (await a.comfy("GET", "queue")).status == 200
-    assert world.gpu.faults.writes() == []
+    assert world.gpu.calls.writes() == []
     assert await a.release() == lock
     await b.lock("gpu-1", "exclusive")
 

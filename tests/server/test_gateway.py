@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import struct
 from contextlib import asynccontextmanager
 from typing import Any
@@ -53,6 +54,7 @@ async def a_runs_b_waits(world: World):
 # -- what is seen --------------------------------------------------------------------------------
 
 
+@pytest.mark.complaint(15)
 @pytest.mark.parametrize("prefix", ["", "api/"])
 async def test_each_sees_its_own_queue_history_and_jobs(world: World, prefix: str):
     async with a_runs_b_waits(world) as (a, b, running, others, waiting):
@@ -110,7 +112,7 @@ async def test_harmless_calls_pass_and_reach_comfyui_without_the_callers_headers
         headers={"Cookie": "x=y", "Origin": "http://evil", "Sec-Fetch-Site": "cross-site"},
     )
     assert "SaveImage" in answer.json()
-    seen = next(x for x in world.gpu.faults.calls if x.path == "/object_info/SaveImage")
+    seen = next(x for x in world.gpu.calls if x.path == "/object_info/SaveImage")
     assert seen.headers["X-Pass"] == SECRET
     assert not {"Cookie", "Origin", "Sec-Fetch-Site", "Authorization"} & set(seen.headers)
 
@@ -136,7 +138,7 @@ async def test_what_shows_everybodys_business_is_refused_even_to_an_exclusive_ho
     await kernel.lock("gpu-1", "exclusive")
     answer = await kernel.comfy("GET", path)
     assert answer.code == (403, "not_yours")
-    paths = [x.path for x in world.gpu.faults.calls]
+    paths = [x.path for x in world.gpu.calls]
     assert set(paths) <= {"/ws", "/system_stats", "/prompt", "/queue"}
     # The grant of an exclusive lock looks at it.
     assert paths.count("/queue") == 1
@@ -173,16 +175,17 @@ async def test_what_concerns_everybody_needs_an_exclusive_lock(
     shared = await a.comfy(method, path, json={})
     assert shared.code == (403, "not_yours")
     assert "exclusive lock" in shared.json()["message"]
-    assert (method, f"/{path}") not in [(x.method, x.path) for x in world.gpu.faults.calls]
+    assert (method, f"/{path}") not in [(x.method, x.path) for x in world.gpu.calls]
     await b.release()
     await a.lock("gpu-1", "exclusive")
     await a.comfy(method, path, json={})
-    assert (method, f"/{path}") in [(x.method, x.path) for x in world.gpu.faults.calls]
+    assert (method, f"/{path}") in [(x.method, x.path) for x in world.gpu.calls]
 
 
 # -- what is done --------------------------------------------------------------------------------
 
 
+@pytest.mark.complaint(1)
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -203,9 +206,11 @@ async def test_what_is_taken_off_the_queue_is_mine(world: World, path: str, body
         assert await ids(a, "queue") == {running}
         await a.comfy("POST", "interrupt", json={"prompt_id": running})
         assert (await b.ended(others))["state"] == "succeeded"
-    assert all("clear" not in x for x in world.gpu.faults.bodies("/queue"))
+    assert all("clear" not in x for x in world.gpu.calls.bodies("/queue"))
 
 
+@pytest.mark.complaint(1)
+@pytest.mark.trap("26-global-interrupt-hits-any-client")
 @pytest.mark.parametrize(
     "body", ["", "{}", '{"prompt_id": null}', '{"prompt_id": "mine"}', '{"prompt_id": "others"}']
 )
@@ -227,7 +232,7 @@ async def test_an_interrupt_stops_what_is_mine_and_never_what_is_not(
     await a.task_in(waiting, "running")
     assert (await a.comfy("POST", path, data="")).status == 200
     assert (await a.ended(waiting))["state"] == "cancelled"
-    assert all(x.get("prompt_id") for x in world.gpu.faults.bodies("/interrupt"))
+    assert all(x.get("prompt_id") for x in world.gpu.calls.bodies("/interrupt"))
 
 
 async def test_an_interrupt_by_name_stops_that_prompt_alone(world: World):
@@ -235,10 +240,10 @@ async def test_an_interrupt_by_name_stops_that_prompt_alone(world: World):
     mine = await a.prompt(graphs.steps(400))
     await a.task_in(mine, "running")
     others = await b.prompt(graphs.picture())
-    before = len(world.gpu.faults.writes())
+    before = len(world.gpu.calls.writes())
     for prompt_id in (others, str(uuid4()), 7, [mine], ""):
         assert (await a.comfy("POST", "interrupt", json={"prompt_id": prompt_id})).status == 200
-    assert len(world.gpu.faults.writes()) == before
+    assert len(world.gpu.calls.writes()) == before
     await a.comfy("POST", "interrupt", json={"prompt_id": mine})
     assert (await a.ended(mine))["state"] == "cancelled"
     assert (await b.ended(others))["state"] == "succeeded"
@@ -270,6 +275,7 @@ async def test_clearing_the_history_clears_mine(world: World):
     assert (await a.raw("GET", files[0]["path"])).status == 200
 
 
+@pytest.mark.trap("99-duplicate-id-and-number-kills-worker")
 async def test_neither_number_nor_front_overtakes_others(world: World):
     a, b = await two(world)
     running = await b.prompt(graphs.steps(400))
@@ -277,7 +283,7 @@ async def test_neither_number_nor_front_overtakes_others(world: World):
     first = await b.prompt(graphs.picture())
     for more in ({"front": True}, {"number": -5}, {"number": 0.5, "front": True}):
         await a.prompt(graphs.picture(), **more)
-    sent = world.gpu.faults.bodies("/prompt")
+    sent = world.gpu.calls.bodies("/prompt")
     assert all("front" not in x and "number" not in x for x in sent)
     await b.cancel(running)
     await b.ended(first)
@@ -301,10 +307,11 @@ async def test_nothing_is_sent_without_a_lock(world: World):
     assert "a.ipynb" in answer.json()["error"]["message"]
     for method, path in [("GET", "queue"), ("GET", "object_info"), ("POST", "interrupt")]:
         assert (await kernel.comfy(method, path)).code == (409, "no_lock")
-    assert world.gpu.faults.writes() == []
+    assert world.gpu.calls.writes() == []
     assert (await kernel.get("tasks"))["tasks"] == []
 
 
+@pytest.mark.trap("99-duplicate-id-and-number-kills-worker")
 async def test_the_clients_own_prompt_id_is_honoured_and_works_once(world: World):
     a, b = await two(world)
     prompt_id = str(uuid4())
@@ -315,14 +322,15 @@ async def test_the_clients_own_prompt_id_is_honoured_and_works_once(world: World
             "POST", "prompt", json={"prompt": graphs.picture(), "prompt_id": prompt_id}
         )
         assert answer.code == (400, "bad_request")
-    assert len(world.gpu.faults.bodies("/prompt")) == 1
+    assert len(world.gpu.calls.bodies("/prompt")) == 1
 
 
+@pytest.mark.trap("17-foreign-client-id")
 async def test_client_id_and_our_own_mark_cannot_be_given_by_the_client(world: World):
     a, _ = await two(world)
     mark = {"jupyter_comfy_lock": {"holder_id": "somebody", "fence": 0}, "other": 1}
     await a.prompt(graphs.picture(), client_id="stolen", extra_data=mark)
-    (sent,) = world.gpu.faults.bodies("/prompt")
+    (sent,) = world.gpu.calls.bodies("/prompt")
     assert sent["client_id"] != "stolen"
     assert sent["extra_data"]["jupyter_comfy_lock"]["holder_id"] == a.holder_id
     assert sent["extra_data"]["other"] == 1
@@ -350,6 +358,7 @@ async def saved(kernel: Kernel, prompt) -> dict[str, str]:
     return dict(task["files"][0])
 
 
+@pytest.mark.complaint(15)
 @pytest.mark.parametrize("prefix", ["", "api/"])
 async def test_my_output_is_served_and_others_are_as_if_they_were_not(world: World, prefix: str):
     a, b = await two(world)
@@ -517,6 +526,7 @@ async def test_a_large_upload_and_a_large_result_are_whole(world: World):
 # -- home address --------------------------------------------------------------------------------
 
 
+@pytest.mark.complaint(4)
 async def test_a_result_comes_from_the_server_that_made_it_wherever_the_kernel_is_now(
     world: World,
 ):
@@ -545,6 +555,7 @@ async def test_a_result_comes_from_the_server_that_made_it_wherever_the_kernel_i
 # -- sockets -------------------------------------------------------------------------------------
 
 
+@pytest.mark.trap("16-two-clients")
 async def test_a_client_hears_its_own_runs_whole_and_nothing_of_others(world: World):
     a, b = await two(world)
     async with a.socket("?clientId=mine") as hears, b.socket() as other:
@@ -569,17 +580,18 @@ async def test_a_client_hears_its_own_runs_whole_and_nothing_of_others(world: Wo
         assert hears.binaries() == []
 
 
+@pytest.mark.trap("16-two-clients")
 async def test_a_broadcast_that_names_nobody_reaches_only_who_runs(world: World):
     a, b = await two(world)
     async with a.socket() as hears, b.socket() as other:
         # A's prompt is over for ComfyUI, but what came of it is not known yet when B's runs.
-        world.gpu.faults.history.clear()
+        world.gpu.faults.history_late_s = math.inf
         mine = await a.prompt(graphs.says("of a"))
         await hears.end_of(mine)
         theirs = await b.prompt(graphs.says("of b"))
         await other.end_of(theirs)
         assert (await a.get(f"tasks/{mine}"))["state"] == "running"
-        world.gpu.faults.history.set()
+        world.gpu.faults.history_late_s = 0.0
         last = await a.prompt(graphs.picture())
         await hears.end_of(last)
         assert [b"of a" in x for x in hears.binaries()] == [True]
@@ -602,13 +614,14 @@ async def test_previews_come_in_the_form_that_the_client_knows(world: World, kno
             assert struct.unpack(">I", hears.binaries()[0][4:8])[0] in (1, 2)
 
 
+@pytest.mark.trap("20-two-sockets-same-client-id")
 async def test_many_local_sockets_are_one_to_comfyui(world: World):
     a, _ = await two(world)
     async with a.socket() as one, a.socket("?clientId=x") as other:
         mine = await a.prompt(graphs.picture())
         await one.end_of(mine)
         await other.end_of(mine)
-    await until(lambda: len([x for x in world.gpu.faults.calls if x.path == "/ws"]) == 2)  # B's too
+    await until(lambda: len(world.gpu.calls.to("/ws")) == 2)  # B's too
 
 
 @pytest.mark.parametrize("how", ["released", "moved", "left"])
@@ -669,7 +682,7 @@ async def test_nothing_goes_out_on_a_lease_that_may_be_over(world: World):
     async with a.socket() as hears:
         await hears.until(lambda x: x["type"] == "status")
         world.let_time_pass(1000)
-        before = len([x for x in world.gpu.faults.calls if x.path == "/queue"])
+        before = len(world.gpu.calls.to("/queue"))
         answer = await a.comfy("GET", "queue")
         assert answer.code == (409, "stale_lock")
         assert "could not renew" in answer.json()["message"]
@@ -677,8 +690,8 @@ async def test_nothing_goes_out_on_a_lease_that_may_be_over(world: World):
             409,
             "stale_lock",
         )
-        assert world.gpu.faults.bodies("/prompt") == []
-        assert len([x for x in world.gpu.faults.calls if x.path == "/queue"]) == before
+        assert world.gpu.calls.bodies("/prompt") == []
+        assert len(world.gpu.calls.to("/queue")) == before
         # The next frame, whosever, finds the lease over.
         await _direct(world, "POST", "/prompt", json={"prompt": graphs.picture()})
         assert await hears.close_code() == 4001
@@ -704,6 +717,7 @@ async def test_a_lock_asked_for_on_a_lease_that_is_over_is_one_that_lasts(world:
     assert (await kernel.comfy("GET", "queue")).status == 200
 
 
+@pytest.mark.complaint(2)
 async def test_looking_and_letting_go_send_nothing_that_changes_a_server(world: World):
     a, b = await two(world)
     async with a.socket():
@@ -718,5 +732,5 @@ async def test_looking_and_letting_go_send_nothing_that_changes_a_server(world: 
     await a.release()
     await b.call("DELETE", "holders/me")
     await until(lambda: len(world.app._registry.all()) == 1)
-    assert world.comfies["gpu-1"].faults.writes() == []
-    assert world.comfies["gpu-2"].faults.writes() == []
+    assert world.comfies["gpu-1"].calls.writes() == []
+    assert world.comfies["gpu-2"].calls.writes() == []

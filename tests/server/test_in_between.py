@@ -39,7 +39,7 @@ async def test_whatever_goes_wrong_while_prompts_are_cancelled_the_lock_is_relea
         raise ZeroDivisionError
 
     world.app._tasks.cancel_all = broken
-    await kernel.call("DELETE", "holders/me")
+    await kernel.call("DELETE", "holders/me", described=False)
     assert (await world.user.get("locks"))["locks"] == []
 
 
@@ -130,7 +130,7 @@ async def test_a_task_sent_twice_at_once_is_one_task_with_one_answer(world: Worl
     assert {answer.status for answer in answers} <= {200, 201}
     assert {answer.json()["task_id"] for answer in answers} == {body["task_id"]}
     await kernel.ended(body["task_id"])
-    assert len(world.gpu.faults.bodies("/prompt")) == 1
+    assert len(world.gpu.calls.bodies("/prompt")) == 1
 
 
 async def test_a_refusal_is_told_to_each_who_asks_meanwhile(world: World):

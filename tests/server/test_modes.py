@@ -171,7 +171,7 @@ async def test_a_change_of_mode_that_is_given_up_in_its_last_moment_leaves_nothi
     await b.lock("gpu-1", "exclusive")
     answer = await a.comfy("POST", "free", json={})
     assert answer.code == (409, "stale_lock")
-    assert ("POST", "/free") not in world.gpu.faults.writes()
+    assert ("POST", "/free") not in world.gpu.calls.writes()
     await a.heard.until(lambda: a.heard.of("lock")[-1]["lock"] is None)
 
 

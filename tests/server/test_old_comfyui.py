@@ -40,7 +40,7 @@ async def two(world: World) -> tuple[Kernel, Kernel]:
 
 
 def interrupts(world: World) -> list[Any]:
-    return world.gpu.faults.bodies("/interrupt")
+    return world.gpu.calls.bodies("/interrupt")
 
 
 @pytest.mark.parametrize("version", EACH)

@@ -326,7 +326,7 @@ async def test_without_a_lock_nothing_is_recorded_or_sent(world: World):
     assert answer.code == (409, "no_lock")
     assert "a.ipynb" in answer.json()["message"]
     assert (await kernel.get("tasks"))["tasks"] == []
-    assert world.gpu.faults.writes() == []
+    assert world.gpu.calls.writes() == []
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ async def test_what_is_no_workflow_is_refused_before_it_is_sent(world: World, pr
     kernel = await locked(world)
     answer = await kernel.call("POST", "tasks", json={"prompt": prompt})
     assert answer.code == (400, "invalid_workflow")
-    assert world.gpu.faults.writes() == []
+    assert world.gpu.calls.writes() == []
 
 
 async def test_a_workflow_without_outputs_is_refused_and_the_task_ends(world: World):
@@ -350,6 +350,7 @@ async def test_a_workflow_without_outputs_is_refused_and_the_task_ends(world: Wo
     assert task["state"] == "rejected"
 
 
+@pytest.mark.complaint(19)
 async def test_wrong_nodes_are_all_named_with_class_input_and_reason(world: World):
     kernel = await locked(world)
     prompt = graphs.picture()
@@ -390,13 +391,14 @@ async def test_extra_data_goes_with_the_prompt(world: World):
     kernel = await locked(world)
     body = {"prompt": graphs.picture(), "extra_data": {"extra_pnginfo": {"a": 1}}}
     await kernel.call("POST", "tasks", json=body)
-    (sent,) = world.gpu.faults.bodies("/prompt")
+    (sent,) = world.gpu.calls.bodies("/prompt")
     assert sent["extra_data"]["extra_pnginfo"] == {"a": 1}
 
 
 # -- others (R4, R10) ------------------------------------------------------------------------------
 
 
+@pytest.mark.complaint(15)
 async def test_no_kernel_sees_or_touches_anothers_task(world: World):
     a, b = await locked(world, "a.ipynb"), await locked(world, "b.ipynb")
     task_id = await b.submit(graphs.steps(100, preview=True))
@@ -529,9 +531,9 @@ async def test_no_redirect_takes_us_or_the_pools_headers_out_of_the_pool(world: 
     answer = await kernel.call("POST", "tasks", json={"prompt": graphs.picture()})
     assert answer.status in (201, 400, 409, 502)
     if path == "/ws":
-        asked = len([x for x in world.gpu.faults.calls if x.path == "/ws"])
-        await until(lambda: len([x for x in world.gpu.faults.calls if x.path == "/ws"]) > asked)
-    assert [x for x in elsewhere.faults.calls if x.path == "/somewhere"] == []
+        asked = len(world.gpu.calls.to("/ws"))
+        await until(lambda: len(world.gpu.calls.to("/ws")) > asked)
+    assert elsewhere.calls.to("/somewhere") == []
 
 
 # -- wrong settings --------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ async def ended(world: World, task_id: str):
     return found[task_id]
 
 
+@pytest.mark.complaint(13)
 async def test_what_a_killed_jupyter_server_left_is_released_and_cancelled(world: World):
     kernel = await world.kernel()
     task_id = await left_behind(world)
@@ -116,6 +117,7 @@ async def test_of_two_processes_that_say_hello_at_once_one_is_the_kernel(world: 
     await until(lambda: not world.held())
 
 
+@pytest.mark.trap("32-stalled-reader-stalls-everyone")
 async def test_a_client_that_does_not_read_is_closed_and_not_waited_for(world: World):
     kernel = await world.kernel()
     await kernel.lock("gpu-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from uuid import uuid4
 
 from tests.server import graphs
@@ -65,7 +66,7 @@ async def test_a_base_url_may_be_written_as_clients_write_it(world: World):
     async with kernel.socket() as hears:
         await hears.until(lambda frame: left(frame) == 0)
     # Nothing else is there under that name.
-    assert (await kernel.call("GET", "pool")).status == 404
+    assert (await kernel.call("GET", "pool", described=False)).status == 404
 
 
 async def nobody_looks(world: World) -> None:
@@ -127,3 +128,28 @@ async def test_what_was_dropped_is_known_though_the_history_is_read_before_the_a
     assert await asking == prompt_id
     task = await kernel.ended(prompt_id)
     assert (task["state"], list(task["dropped"])) == ("succeeded", ["3"])
+
+
+async def test_a_flood_of_progress_closes_no_client_that_reads_and_its_newest_comes(world: World):
+    kernel = await world.kernel()
+    await kernel.lock("gpu-1")
+    task_id = await kernel.submit(graphs.picture())
+    await kernel.ended(task_id)
+
+    def says(kind: str, **data) -> None:
+        frame = {"type": kind, "data": {"prompt_id": task_id, **data}}
+        world.app._streams._heard(kernel.holder_id, json.dumps(frame))
+
+    async with kernel.socket() as hears:
+        await hears.until(lambda frame: left(frame) is not None)
+        # As when the Jupyter server was held up: nothing can be sent on in between.
+        for step in range(5000):
+            says("progress", node="1", value=step, max=5000)
+            says("progress", node="2", value=step, max=5000)
+        says("executing", node="3")
+        await hears.until(lambda frame: frame["type"] == "executing")
+    for node in "12":
+        told = [x["data"] for x in hears.texts() if x["data"].get("node") == node]
+        steps = [x["value"] for x in told]
+        assert steps == sorted(steps)
+        assert steps[-1] == 4999

@@ -17,7 +17,8 @@ from yarl import URL
 
 from jupyter_comfy_lock.embedded import EmbeddedComfy
 from tests.embedded_trace_nodes import NODES
-from tests.server.faults import Faults
+from tests.server.described import check_answer, check_event, check_line
+from tests.server.recorder import Calls
 
 ENDED = {"succeeded", "failed", "cancelled", "rejected", "lost"}
 #: Seconds after which a test gives up on a condition.
@@ -25,42 +26,26 @@ DEADLINE_S = 15.0
 
 
 class Comfy:
-    """An embedded server that can be broken, stopped and started again on its port."""
+    """An embedded server that can be broken, stopped and started again; its calls are kept."""
 
     def __init__(self, comfy_id: str, **settings: Any) -> None:
         self.comfy_id = comfy_id
-        self.faults = Faults()
-        self.settings = settings
-        self._server = self._make(0)
+        self.calls = Calls()
+        settings = {"nodes": NODES, "middlewares": [self.calls.middleware], **settings}
+        self._server = EmbeddedComfy(comfy_id, **settings)
+        self.faults = self._server.faults
+        self.start = self._server.start
+        self.kill = self._server.kill
+        self.restart = self._server.restart
 
     @property
     def url(self) -> str:
         return self._server.url
 
-    async def start(self) -> None:
-        await self._server.start()
-
     async def stop(self) -> None:
         # aiohttp would wait for its clients to hang up.
         self.faults.cut_sockets()
         await self._server.stop()
-
-    async def kill(self) -> None:
-        """End as a killed process does: nothing more is heard of it."""
-        self.faults.dead = True
-        await self.stop()
-
-    async def restart(self) -> None:
-        """End this life, with its queue and history, and begin another one."""
-        await self.kill()
-        self.faults.dead = False
-        self._server = self._make(self._server.port)
-        await self.start()
-
-    def _make(self, port: int) -> EmbeddedComfy:
-        settings = {"nodes": NODES, **self.settings}
-        middlewares = [self.faults.middleware]
-        return EmbeddedComfy(self.comfy_id, port=port, middlewares=middlewares, **settings)
 
 
 class Answer:
@@ -92,14 +77,23 @@ class Caller:
         """Call `path` of the REST API."""
         return await self.raw(method, f"comfy-lock/api/{path}", **options)
 
-    async def raw(self, method: str, path: str, **options: Any) -> Answer:
-        """Call `path`, sent as it is written, below the Jupyter server's base URL."""
+    async def raw(
+        self, method: str, path: str, *, described: bool = True, **options: Any
+    ) -> Answer:
+        """Call `path`, sent as it is written, below the Jupyter server's base URL.
+
+        Whatever a test is about, an answer of the REST API has to be as the description says,
+        unless it is not `described`.
+        """
         headers = {**self._headers, **options.pop("headers", {})}
         url = URL(self.base + path, encoded=True)
         async with self._session.request(
             method, url, headers=headers, allow_redirects=False, **options
         ) as response:
-            return Answer(response.status, response.headers, await response.read())
+            answer = Answer(response.status, response.headers, await response.read())
+        if described:
+            check_answer(method, path, headers, answer.status, answer.headers, answer.body)
+        return answer
 
     async def get(self, path: str) -> Any:
         """Return the JSON of a path of the REST API."""
@@ -143,6 +137,7 @@ class Events:
                     fields[name] = value
                     continue
                 if "data" in fields:
+                    check_event(fields["event"], fields["data"])
                     event = (int(fields["id"]), fields["event"], json.loads(fields["data"]))
                     async with self._changed:
                         self.all.append(event)
@@ -276,8 +271,11 @@ class Waiting:
         async with asking as response:
             self.status, self.content_type = response.status, response.content_type
             async for line in response.content:
+                said = json.loads(line)
+                if self.status == 202:
+                    check_line(said)
                 async with self._changed:
-                    self.lines.append(json.loads(line))
+                    self.lines.append(said)
                     self._changed.notify_all()
 
     async def close(self) -> None:
@@ -462,6 +460,10 @@ class World:
     def lease(self) -> Any:
         """The lease of the Jupyter server."""
         return self.app._held._lease
+
+    def forget_tasks(self) -> None:
+        """Have the Jupyter server know of ended tasks what its store knows, as after a restart."""
+        self.app._tasks._live.clear()
 
     def let_time_pass(self, seconds: float) -> None:
         """Put the clock forward by which the Jupyter server counts its lease."""

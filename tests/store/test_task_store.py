@@ -52,12 +52,15 @@ async def test_r9_of_two_ends_the_first_counts_also_when_it_ends_a_lock(site, no
     assert await site.active() == []
 
 
-async def test_text_with_a_nul_is_kept_without_it(site, node):
-    task = await node.task(await node.take("k1", ONE), name="a\0b")
-    ended = task.ended(Outcome(state=TaskState.FAILED, reason="at \0", error={"m": "\0"}), at=5.0)
+@pytest.mark.parametrize("mark", ["\0", "\ud800"])
+async def test_text_that_no_database_keeps_is_kept_without_it(site, node, mark: str):
+    task = await node.task(await node.take("k1", ONE), name=f"a{mark}b")
+    outcome = Outcome(state=TaskState.FAILED, reason=f"at {mark}", error={"m": mark})
+    ended = task.ended(outcome, at=5.0)
     assert await site.tasks.save(ended)
     kept = await site.tasks.get(task.task_id)
-    assert (kept.name, kept.reason, kept.error) == ("a\ufffdb", "at \ufffd", {"m": "\0"})
+    assert (kept.name, kept.reason, kept.error) == ("a\ufffdb", "at \ufffd", {"m": mark})
+    assert await site.tasks.get(mark) is None
 
 
 async def test_a_task_that_nobody_recorded_is_not_saved(site):

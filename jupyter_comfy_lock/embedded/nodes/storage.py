@@ -99,6 +99,7 @@ def _write(
     files = []
     for index, image in enumerate(images):
         name = target.filename(index)
+        context.folders.check_room()
         to_picture(image).save(target.folder / name, pnginfo=info, compress_level=compression)
         files.append({"filename": name, "subfolder": target.subfolder, "type": kind})
     return files

@@ -12,6 +12,7 @@ from jupyter_comfy_lock.domain.comfy import loads
 from jupyter_comfy_lock.domain.errors import ComfyLockError, UnknownHolder
 from jupyter_comfy_lock.domain.isolation import Route
 from jupyter_comfy_lock.domain.lock import Lock
+from jupyter_comfy_lock.server.fields import refuse_deep
 from jupyter_comfy_lock.server.holders import Holder
 from jupyter_comfy_lock.server.relay import copy_answer, harmless
 from jupyter_comfy_lock.server.services import SERVICES, Services
@@ -104,6 +105,7 @@ class GatewayCall(web.RequestHandler):
         body = loads(bytes(self.received) or b"{}")
         if not isinstance(body, dict):
             raise web.HTTPError(HTTPStatus.BAD_REQUEST, reason="The body must be a JSON object")
+        refuse_deep(body)
         return body
 
     async def pass_on(self, upstream: Upstream, query: str | None = None) -> None:

@@ -5,7 +5,6 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 
-import aiohttp
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 from tornado import web
@@ -75,6 +74,8 @@ class Files(GatewayCall):
 
         ComfyUI answers with the name it chose: another one when a different file had it.
         """
+        from aiohttp import FormData  # noqa: PLC0415 - see `transport`
+
         upstream = self.upstream()
         if self._form is None or "image" not in self._files:
             raise web.HTTPError(HTTPStatus.BAD_REQUEST, reason="The form has no file 'image'")
@@ -84,7 +85,7 @@ class Files(GatewayCall):
         # A large one is in a temporary file, of which aiohttp wants what is inside.
         content: Any = getattr(file.file_object, "file", file.file_object)
         content.seek(0)
-        form = aiohttp.FormData()
+        form = FormData()
         name = (file.file_name or b"upload").decode(errors="replace")
         form.add_field("image", content, filename=name)
         form.add_field("type", "input")

@@ -10,11 +10,13 @@ nothing else in a Jupyter server does.
 
 from http import HTTPStatus
 from pathlib import Path
-
-import aiohttp
+from typing import TYPE_CHECKING
 
 from jupyter_comfy_lock.server.gateway.call import GatewayCall
 from jupyter_comfy_lock.server.relay import copy_answer, copy_body
+
+if TYPE_CHECKING:
+    import aiohttp
 
 #: Without `allow-same-origin` and `allow-top-navigation`. What the page opens is in the same
 #: sandbox, and only the Jupyter server's own pages may have it in a frame.
@@ -53,7 +55,7 @@ class Page(GatewayCall):
                 await copy_answer(response, self)
 
 
-def _is_page(response: aiohttp.ClientResponse) -> bool:
+def _is_page(response: "aiohttp.ClientResponse") -> bool:
     return (
         response.status == HTTPStatus.OK
         and response.content_type == "text/html"

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -14,8 +14,9 @@ from jupyter_server.auth.decorator import allow_unauthenticated
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from jupyter_comfy_lock.domain.comfy import loads
 from jupyter_comfy_lock.domain.errors import ComfyLockError
-from jupyter_comfy_lock.domain.isolation import my_frame, status_frame
+from jupyter_comfy_lock.domain.isolation import my_frame, newest_of, status_frame
 from jupyter_comfy_lock.domain.lock import Mode
 from jupyter_comfy_lock.domain.task import TaskState
 from jupyter_comfy_lock.server.gateway.call import mask
@@ -30,6 +31,34 @@ LOCK_LOST = 4001
 TOO_SLOW = 4002
 #: Frames that a local client may be behind.
 _BACKLOG = 1000
+
+
+class _Unsent:
+    """What a client was not sent yet.
+
+    One that keeps up gets every frame. Of what tells how far something is, one that is behind gets
+    the newest: a flood of it may come faster than anybody can send it on.
+    """
+
+    def __init__(self) -> None:
+        self._frames: dict[Hashable, Frame] = {}
+        self._news = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def put(self, frame: Frame) -> None:
+        # Which of them may be left out is looked into only when some wait.
+        key = (newest_of(frame) if self._frames else None) or object()
+        self._frames.pop(key, None)
+        self._frames[key] = frame
+        self._news.set()
+
+    async def get(self) -> Frame:
+        while not self._frames:
+            self._news.clear()
+            await self._news.wait()
+        return self._frames.pop(next(iter(self._frames)))
 
 
 class GatewaySocket(WebSocketHandler):
@@ -68,12 +97,12 @@ class GatewaySocket(WebSocketHandler):
     async def open(self, *_: str, **__: str) -> None:
         """Greet as ComfyUI does, and pass on what comes from now on."""
         self._metadata = False
-        self._frames: asyncio.Queue[Frame] = asyncio.Queue(_BACKLOG)
+        self._unsent = _Unsent()
         self._mine = await self.services.tasks.belongings(self.holder.holder_id)
         self._sending = asyncio.create_task(self._send())
         sid = self.get_query_argument("clientId", "") or uuid4().hex
         left = self.services.tasks.left(self.holder.holder_id)
-        self._frames.put_nowait(status_frame(left, sid))
+        self._unsent.put(status_frame(left, sid))
         self._stop_listening: Callable[[], None] = self.services.streams.listen(
             self.holder.holder_id, self._on_frame
         )
@@ -83,10 +112,7 @@ class GatewaySocket(WebSocketHandler):
 
     def on_message(self, message: str | bytes) -> None:
         """Note the client's feature flags; nothing else that it says means anything to ComfyUI."""
-        try:
-            said = json.loads(message)
-        except ValueError:
-            return
+        said = loads(message)
         if isinstance(said, dict) and said.get("type") == "feature_flags":
             data = said.get("data")
             self._metadata = (
@@ -132,15 +158,15 @@ class GatewaySocket(WebSocketHandler):
             super()._log()
 
     def _put(self, frame: Frame) -> None:
-        try:
-            self._frames.put_nowait(frame)
-        except asyncio.QueueFull:
+        if len(self._unsent) < _BACKLOG:
+            self._unsent.put(frame)
+        else:
             self.close(TOO_SLOW, "reads too slowly")
 
     async def _send(self) -> None:
         with suppress(WebSocketClosedError):
             while True:
-                frame = await self._frames.get()
+                frame = await self._unsent.get()
                 await self.write_message(frame, binary=isinstance(frame, bytes))
 
 
