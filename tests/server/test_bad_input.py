@@ -88,7 +88,7 @@ async def test_what_is_nested_too_deep_is_refused_by_the_field_it_is_in(world: W
         assert (*answer.code, answer.json()["details"]) == (400, "bad_request", {"field": field})
         answer = await kernel.comfy("POST", "prompt", data=body)
         assert answer.code == (400, "bad_request")
-    assert world.gpu.faults.writes() == []
+    assert world.gpu.calls.writes() == []
     body = f'{{"prompt": {good}, "extra_data": {{"a": {deep(100)}}}}}'
     assert (await kernel.call("POST", "tasks", data=body)).status == 201
 
