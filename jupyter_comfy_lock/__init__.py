@@ -4,7 +4,7 @@
 
     comfy.servers()               # the pool
     comfy.lock("gpu-1")           # this kernel uses gpu-1 from now on
-    task = comfy.submit("workflow_api.json")
+    task = comfy.submit("workflow.json")
     task.wait().images            # PIL images
     comfy.release()
 
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.kernel.task import Task as Task
     from jupyter_comfy_lock.kernel.task import TaskNotEnded as TaskNotEnded
     from jupyter_comfy_lock.kernel.views import Lock as Lock
+    from jupyter_comfy_lock.kernel.workflow import Workflow as Workflow
 
     #: The id of the ComfyServer that this kernel has locked, or None. Assign to lock or release.
     locked_server: str | None
@@ -80,6 +81,7 @@ _HOMES = {
     "Lock": "jupyter_comfy_lock.kernel.views",
     "Task": "jupyter_comfy_lock.kernel.task",
     "TaskNotEnded": "jupyter_comfy_lock.kernel.task",
+    "Workflow": "jupyter_comfy_lock.kernel.workflow",
     **dict.fromkeys(
         (
             "CannotInterrupt",

@@ -7,11 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import jupyter_comfy_lock
 from tests.comfy_servers import comfy_servers, default_kind, kinds_under_test
 
 pytest_plugins = ["pytest_jupyter.jupyter_server", "tests.postgres"]
+
+
+# Other tests run beside these: how long an example takes says nothing about the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def pytest_configure() -> None:

@@ -1,22 +1,21 @@
 """What `import jupyter_comfy_lock as comfy` offers, as functions of this process's session."""
 
 import json
-import os
 import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal, overload
 
 from jupyter_comfy_lock.domain.errors import InvalidWorkflow
-from jupyter_comfy_lock.domain.workflow import check_api_workflow, node_error_lines
+from jupyter_comfy_lock.domain.workflow import node_error_lines
 from jupyter_comfy_lock.kernel.session import Session, current
-from jupyter_comfy_lock.kernel.show import StatusLine, show_task, tell_browser
+from jupyter_comfy_lock.kernel.show import StatusLine, say_lock, show_task, tell_browser
 from jupyter_comfy_lock.kernel.task import Task
 from jupyter_comfy_lock.kernel.views import Lock, SecretUrl, Servers, Status, Tasks
 from jupyter_comfy_lock.kernel.waiting import checked_id
+from jupyter_comfy_lock.kernel.workflow import Workflow
+from jupyter_comfy_lock.kernel.workflow_source import Source
 
 Mode = Literal["shared", "exclusive"]
-Workflow = Mapping[str, Any] | str | os.PathLike[str]
 
 
 class OutputsDropped(UserWarning):
@@ -77,7 +76,7 @@ def lock(
     if line.text:
         line.show(made.sentence())
     elif comfy_id is None or made.foreign_prompts:
-        _say(made)
+        say_lock(made)
     return made
 
 
@@ -142,19 +141,20 @@ def listen(port: int | None = 0) -> str | None:
     return current().listen(port)
 
 
-def submit(workflow: Workflow, *, extra_data: Mapping[str, Any] | None = None) -> Task:
+def submit(workflow: Source | Workflow, *, extra_data: Mapping[str, Any] | None = None) -> Task:
     """Send a workflow to the locked ComfyServer and return its task at once.
 
-    `workflow` is in ComfyUI's API format: a mapping, its JSON, or the path of a .json file.
-    Without a lock one is taken as by `lock()`, and a line says which.
+    `workflow` is a `comfy.Workflow`, or anything that `comfy.Workflow.load()` takes. Without a
+    lock one is taken as by `lock()`, and a line says which.
 
     Raises:
-        InvalidWorkflow: it is not in API format; nothing was sent.
+        InvalidWorkflow: it is none, or cannot be converted; nothing was sent.
         PromptRejected: the ComfyServer refused it; the message names each node and reason.
         StaleLock: this kernel had a lock and lost it; nothing was sent.
     """
-    prompt = _sendable(check_api_workflow(_load(workflow)))
-    task = current().submit(prompt, extra_data=extra_data, on_lock=_say)
+    loaded = workflow if isinstance(workflow, Workflow) else Workflow.load(workflow)
+    prompt = _sendable(loaded.ready())
+    task = current().submit(prompt, extra_data=extra_data, on_lock=say_lock)
     if task.dropped:
         lines = "".join(f"\n  {line}" for line in node_error_lines(task.dropped))
         outputs = ", ".join(f"node {key} ({it['class_type']})" for key, it in task.dropped.items())
@@ -195,33 +195,6 @@ def _warn_of_loss(session: Session, *, held_now: str | None = None, stacklevel: 
     loss = session.loss(held_now=held_now)
     if loss is not None:
         warnings.warn(loss, LockLost, stacklevel=stacklevel)
-
-
-def _say(lock: Lock) -> None:
-    print(lock.sentence())  # noqa: T201 - the user did not name a ComfyServer, so we do
-
-
-def _load(workflow: Workflow) -> object:
-    if isinstance(workflow, str) and workflow.lstrip().startswith(("{", "[")):
-        return _parsed(workflow, "The workflow")
-    if not isinstance(workflow, str | os.PathLike):
-        return workflow
-    path = Path(workflow).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not a text file"
-        msg = f"Cannot read the workflow {str(path)!r} (from {Path.cwd()}): {why}."
-        raise InvalidWorkflow(msg, path=str(path)) from error
-    return _parsed(text, f"The workflow {str(path)!r}")
-
-
-def _parsed(text: str, what: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        msg = f"{what} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}."
-        raise InvalidWorkflow(msg) from error
 
 
 def _sendable(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixe
 from jupyter_comfy_lock.domain.errors import (
     ComfyLockError,
     NoServerExtension,
+    UnknownFile,
     WrongCredential,
     error_from_json,
 )
@@ -165,6 +166,23 @@ class ComfyClient:
         """Return the absolute base URL of this kernel's gateway."""
         return urljoin(self.place.url, hello["gateway_path"])
 
+    def object_info(self, hello: HelloJson) -> dict[str, Any]:
+        """Return what the locked ComfyServer's node classes take and give."""
+        response = self._send("GET", hello["gateway_path"] + "object_info")
+        return cast(dict[str, Any], response.json())
+
+    def view(self, hello: HelloJson, query: str) -> bytes:
+        """Return the bytes of a file that ComfyUI's `GET /view?query` shows."""
+        missing = "The ComfyServer has no such file, or it is not for this kernel to see."
+        return self._send("GET", f"{hello['gateway_path']}view?{query}", missing=missing).content
+
+    def upload(self, hello: HelloJson, name: str, content: bytes) -> str:
+        """Put a file among the locked ComfyServer's inputs; return what it is called there."""
+        path = hello["gateway_path"] + "upload/image"
+        answer = self._send("POST", path, files={"image": (name, content)}).json()
+        folder = answer.get("subfolder")
+        return f"{folder}/{answer['name']}" if folder else str(answer["name"])
+
     def open_port(self, credential: str, number: int) -> int:
         """Open a port of this kernel's gateway on the Jupyter server's machine; return it."""
         answer = self._ask(credential, "PUT", "holders/me/port", json={"port": number})
@@ -198,11 +216,16 @@ class ComfyClient:
         response = self._send(method, API + path, headers=_as(credential), **kwargs)
         return cast(dict[str, Any], response.json())
 
-    def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, *, missing: str | None = None, **kwargs: Any
+    ) -> httpx.Response:
+        """Send a request; `missing`: what a 404 means where it is about a file."""
         try:
             response = self._http.request(method, path, **kwargs)
         except httpx.TransportError as error:
             raise self._silent(error) from error
+        if missing and response.status_code == httpx.codes.NOT_FOUND:
+            raise UnknownFile(missing)
         self._check(response)
         return response
 

@@ -28,6 +28,12 @@ class HeldLock:
         held = self._held
         return held["comfy_id"] if held else None
 
+    @property
+    def lock(self) -> LockJson | None:
+        """The lock, unless it was lost."""
+        with self._guard:
+            return self._held if self._gone_because is None else None
+
     def hold(self, lock: LockJson) -> None:
         """Take note of a lock that was got."""
         with self._guard:

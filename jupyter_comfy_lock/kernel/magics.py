@@ -49,7 +49,7 @@ class ComfyMagics(Magics):
         ``%comfy release`` releases it.
         ``%comfy pin ID`` has this notebook prefer one; ``%comfy pin none``, none.
         ``%comfy status`` tells what this kernel holds and has running.
-        ``%comfy run FILE`` runs a workflow in API format, waits and shows its pictures.
+        ``%comfy run FILE`` runs a workflow of any format, waits and shows its pictures.
         """
         args = parse_argstring(self.comfy, line)
         if args.help:

@@ -1,6 +1,7 @@
 """This process at its Jupyter server: who it is there, what it holds, what it hears."""
 
 import atexit
+import hashlib
 import os
 import threading
 import uuid
@@ -20,6 +21,7 @@ from jupyter_comfy_lock.domain.errors import (
     WrongCredential,
 )
 from jupyter_comfy_lock.domain.task import TaskState
+from jupyter_comfy_lock.domain.workflow.nodes import NodeSpec, node_specs
 from jupyter_comfy_lock.kernel.book import TaskBook
 from jupyter_comfy_lock.kernel.client import ComfyClient
 from jupyter_comfy_lock.kernel.connection import Place, find_place, own_name
@@ -54,6 +56,9 @@ class Session:
         self._hello: HelloJson | None = None
         self._book = TaskBook(self)
         self._held = HeldLock()
+        self._specs: tuple[tuple[str, int], dict[str, NodeSpec]] | None = None
+        #: What an upload is called, by where it went and what is in it.
+        self._uploaded: dict[tuple[str, str], str] = {}
         self._events = EventThread(self._open_events, self._hear)
         self._lease = LeaseThread(self._renew)
 
@@ -185,6 +190,59 @@ class Session:
     def pin(self, comfy_id: str | None) -> str | None:
         """Have `comfy_id` preferred for as long as this kernel lives, None for no preference."""
         return self._call(lambda me: self._client.pin(me, comfy_id))
+
+    # -- what the locked ComfyServer has --------------------------------------------------------
+
+    def ensure_lock(self, on_lock: Callable[[Lock], None]) -> Lock:
+        """Return this kernel's lock; without one, lock first and tell `on_lock`.
+
+        Raises:
+            StaleLock: this kernel had a lock and lost it.
+        """
+        held = self.locked()
+        if held is None:
+            self._held.refuse_to_wander()
+            held = self.lock()
+            on_lock(held)
+        return held
+
+    def known_specs(self) -> dict[str, NodeSpec] | None:
+        """Return the node classes of the locked ComfyServer; None if none is known to be locked.
+
+        Of the lock itself nobody is asked, so this is for what may be left out.
+        """
+        json = self._held.lock
+        if json is None:
+            return None
+        try:
+            return self.node_specs(Lock.from_json(json, new=False, home=self))
+        except ComfyLockError:
+            return None
+
+    def node_specs(self, lock: Lock) -> dict[str, NodeSpec]:
+        """Return the node classes of the ComfyServer of `lock`, which is held; asked for once."""
+        key = (lock.comfy_id, lock.fence)
+        if self._specs is None or self._specs[0] != key:
+            info = self._call(lambda _: self._client.object_info(self._greet()))
+            self._specs = (key, node_specs(info))
+        return self._specs[1]
+
+    def upload(self, lock: Lock, name: str, content: bytes) -> str:
+        """Put a file among the inputs of the ComfyServer of `lock`, once; return its name there."""
+        key = (lock.comfy_id, hashlib.sha256(content).hexdigest())
+        if key not in self._uploaded:
+            self._uploaded[key] = self._call(
+                lambda _: self._client.upload(self._greet(), name, content)
+            )
+        return self._uploaded[key]
+
+    def view(self, query: str) -> bytes:
+        """Return a file that this kernel may see: a result of its own, an input.
+
+        Raises:
+            UnknownFile: there is none, or it is not for this kernel to see.
+        """
+        return self._call(lambda _: self._client.view(self._greet(), query))
 
     # -- tasks ----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from jupyter_comfy_lock.kernel.task import Task
+from jupyter_comfy_lock.kernel.views import Lock
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,11 @@ def show_task(task: Task) -> None:
             )
         return
     display(view)  # type: ignore[no-untyped-call]
+
+
+def say_lock(lock: Lock) -> None:
+    """Say which ComfyServer was locked: the user did not name one, so we do."""
+    print(lock.sentence())  # noqa: T201 - this is for the user
 
 
 def in_notebook() -> bool:

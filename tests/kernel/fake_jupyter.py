@@ -142,6 +142,11 @@ class FakeJupyter:
         self.knows_kernel = True
         self.refuse: ComfyLockError | None = None
         self.dropped: dict[str, Any] = {}
+        self.object_info: dict[str, Any] = {}
+        #: What was submitted.
+        self.prompts: list[dict[str, Any]] = []
+        #: The bodies of uploads.
+        self.uploads: list[bytes] = []
         self.before_reply: Any = None
         #: So many prompts are taken without an answer.
         self.lose_replies = 0
@@ -213,6 +218,8 @@ class FakeJupyter:
             raise httpx.ConnectError(msg)
         if not self.installed:
             return httpx.Response(404, text="<html>404</html>")
+        if "/gateway/" in request.url.path:
+            return self._gateway(request)
         path = request.url.path.removeprefix(API)
         call = f"{request.method} {path}"
         try:
@@ -280,6 +287,23 @@ class FakeJupyter:
             case ["GET", "events"]:
                 return self._events(holder)
         return httpx.Response(404, text="no such path")
+
+    def _gateway(self, request: httpx.Request) -> httpx.Response:
+        """What the locked ComfyServer answers."""
+        path = request.url.path.rpartition("/gateway/")[2].partition("/")[2]
+        self.calls.append(f"{request.method} gateway {path}")
+        if self.lock is None:
+            error = NoLock("a.ipynb")
+            return httpx.Response(error.http_status_hint, json=error.to_json())
+        match [request.method, path]:
+            case ["GET", "object_info"]:
+                return httpx.Response(200, json=self.object_info)
+            case ["GET", "view"] if request.url.params["filename"] in self.files:
+                return httpx.Response(200, content=self.files[request.url.params["filename"]])
+            case ["POST", "upload/image"]:
+                self.uploads.append(request.content)
+                return httpx.Response(200, json={"name": "there.png", "subfolder": "mine"})
+        return httpx.Response(404)
 
     def _hello(self, request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content)
@@ -405,6 +429,7 @@ class FakeJupyter:
         if self.refuse is not None:
             raise self.refuse
         task_id = body["task_id"]
+        self.prompts.append(body["prompt"])
         if task_id in self.tasks:
             return httpx.Response(200, json=copy.deepcopy(self.tasks[task_id]))
         self.tasks[task_id] = {
