@@ -26,7 +26,7 @@ PAGE = """<!doctype html><html><head>
 </head><body><div id="view"></div><script type="module">
 import widget from './widget.js';
 const listeners = new Map();
-const traits = { task: {}, api_path: 'comfy-lock/api/', label: '' };
+const traits = { view: 'task', task: {}, api_path: 'comfy-lock/api/', label: '' };
 window.sent = [];
 window.listeners = listeners;
 window.model = {

@@ -1,0 +1,5 @@
+"""Widgets: views that follow what they show by themselves."""
+
+from jupyter_comfy_lock.kernel.widgets.task_view import TaskView as TaskView
+from jupyter_comfy_lock.kernel.widgets.view import View as View
+from jupyter_comfy_lock.kernel.widgets.view import writer as writer
