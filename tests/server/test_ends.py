@@ -282,7 +282,13 @@ async def test_a_restarted_comfy_server_is_a_new_epoch(world: World):
     third = await kernel.ended(await kernel.submit(graphs.picture()))
     epochs = [x["lock"]["epoch"] for x in (first, second, third)]
     assert epochs[0] < epochs[2]
-    assert (await kernel.get("locks"))["locks"][0]["epoch"] == epochs[2]
+    lock = (await kernel.get("locks"))["locks"][0]
+    assert lock["epoch"] == epochs[2]
+    assert lock["restarted_at"] is not None
+    # Who comes later has no use for the news.
+    other = await world.kernel("b.ipynb")
+    await other.lock("gpu-1")
+    assert (await other.get("locks"))["locks"][0]["restarted_at"] is None
 
 
 async def test_a_comfy_server_that_stays_silent_loses_its_tasks_in_the_end(
