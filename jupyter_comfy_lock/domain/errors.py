@@ -33,8 +33,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
+from jupyter_comfy_lock.domain.last_frame import EndsAtTheCell
 
-class ComfyLockError(Exception):
+
+class ComfyLockError(EndsAtTheCell, Exception):
     """Base class; catch this to catch them all."""
 
     #: Stable name, sent to clients as `code`.
@@ -50,10 +52,6 @@ class ComfyLockError(Exception):
     def to_json(self) -> dict[str, Any]:
         """Return `{"code", "message", "details"}`, as it crosses every border."""
         return {"code": self.code, "message": self.message, "details": self.details}
-
-    def _render_traceback_(self) -> list[str]:
-        # IPython calls this. The frames are ours and say nothing to a user; `%debug` still works.
-        return [f"{type(self).__name__}: {self.message}"]
 
 
 def error_from_json(payload: Mapping[str, Any]) -> ComfyLockError:
