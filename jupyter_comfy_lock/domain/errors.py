@@ -18,6 +18,7 @@
   - LockTimeout              it was waited for, and it is still taken
   - ComfyClosed              an operator lets nobody have the ComfyServer now
   - ServerConsistencyError   tasks are pending on another ComfyServer (R3)
+  - OtherLock                what was to be done is for another ComfyServer than the locked one (R3)
   - StaleLock                the lock was lost (R7)
   - InvalidWorkflow          not a workflow that ComfyUI could run
   - PromptRejected           ComfyUI refused the prompt
@@ -311,6 +312,22 @@ class ServerConsistencyError(ComfyLockError):
             asked=asked,
             locked=locked,
             pending=ids,
+        )
+
+
+class OtherLock(ComfyLockError):
+    """R3: what was to be sent is for one ComfyServer, and the kernel has locked another."""
+
+    code = "other_lock"
+    http_status_hint = 409
+
+    def __init__(self, holder: str, *, wanted: str, locked: str) -> None:
+        super().__init__(
+            f"Nothing was sent: this is for ComfyServer {wanted!r}, and kernel {holder} has "
+            f"locked {locked!r}.",
+            holder=holder,
+            wanted=wanted,
+            locked=locked,
         )
 
 

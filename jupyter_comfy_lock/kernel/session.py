@@ -282,6 +282,21 @@ class Session:
             json = self._call(send)
         return self._book.adopt(json)
 
+    def send(self, prompt: Mapping[str, Any], *, task_id: str, comfy_id: str) -> Task:
+        """Send `prompt` as the task `task_id`, to `comfy_id` or nowhere; locks nothing.
+
+        When the answer was lost, sending it again under the same id runs nothing twice.
+
+        Raises:
+            NoLock, StaleLock, OtherLock: `comfy_id` is not locked; nothing was sent.
+            PromptRejected: the ComfyServer refused it.
+        """
+        return self._book.adopt(
+            self._call(
+                lambda me: self._client.submit(me, prompt, None, task_id=task_id, comfy_id=comfy_id)
+            )
+        )
+
     def tasks(self) -> Tasks:
         """Return this kernel's tasks, newest first."""
         return newest_first([self._book.adopt(each) for each in self._call(self._client.tasks)])
