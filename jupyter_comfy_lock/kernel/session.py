@@ -280,7 +280,7 @@ class Session:
             self._held.refuse_to_wander()
             on_lock(self.lock())
             json = self._call(send)
-        return self._book.adopt(json)
+        return self._book.adopt(json).sent(prompt)
 
     def tasks(self) -> Tasks:
         """Return this kernel's tasks, newest first."""
