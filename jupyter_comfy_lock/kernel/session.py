@@ -280,7 +280,7 @@ class Session:
             self._held.refuse_to_wander()
             on_lock(self.lock())
             json = self._call(send)
-        return self._book.adopt(json)
+        return self._book.adopt(json).sent(prompt)
 
     def send(self, prompt: Mapping[str, Any], *, task_id: str, comfy_id: str) -> Task:
         """Send `prompt` as the task `task_id`, to `comfy_id` or nowhere; locks nothing.
