@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.domain.errors import LockTimeout as LockTimeout
     from jupyter_comfy_lock.domain.errors import NoServerExtension as NoServerExtension
     from jupyter_comfy_lock.domain.errors import NotYours as NotYours
+    from jupyter_comfy_lock.domain.errors import OtherLock as OtherLock
     from jupyter_comfy_lock.domain.errors import PromptRejected as PromptRejected
     from jupyter_comfy_lock.domain.errors import ServerConsistencyError as ServerConsistencyError
     from jupyter_comfy_lock.domain.errors import StaleLock as StaleLock
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.domain.errors import UnknownComfy as UnknownComfy
     from jupyter_comfy_lock.domain.errors import UnknownTask as UnknownTask
     from jupyter_comfy_lock.domain.errors import WrongCredential as WrongCredential
+    from jupyter_comfy_lock.domain.sweep import InvalidSweep as InvalidSweep
     from jupyter_comfy_lock.kernel.api import LockLost as LockLost
     from jupyter_comfy_lock.kernel.api import OutputsDropped as OutputsDropped
     from jupyter_comfy_lock.kernel.api import listen as listen
@@ -57,6 +59,9 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.kernel.api import submit as submit
     from jupyter_comfy_lock.kernel.api import task as task
     from jupyter_comfy_lock.kernel.api import tasks as tasks
+    from jupyter_comfy_lock.kernel.sweep import Sweep as Sweep
+    from jupyter_comfy_lock.kernel.sweep import SweepStopped as SweepStopped
+    from jupyter_comfy_lock.kernel.sweep import sweep as sweep
     from jupyter_comfy_lock.kernel.task import Task as Task
     from jupyter_comfy_lock.kernel.task import TaskNotEnded as TaskNotEnded
     from jupyter_comfy_lock.kernel.views import Lock as Lock
@@ -79,6 +84,8 @@ _HOMES = {
     ),
     **dict.fromkeys(("LockLost", "OutputsDropped"), _API),
     "Lock": "jupyter_comfy_lock.kernel.views",
+    "InvalidSweep": "jupyter_comfy_lock.domain.sweep",
+    **dict.fromkeys(("Sweep", "SweepStopped", "sweep"), "jupyter_comfy_lock.kernel.sweep"),
     "Task": "jupyter_comfy_lock.kernel.task",
     "TaskNotEnded": "jupyter_comfy_lock.kernel.task",
     "Workflow": "jupyter_comfy_lock.kernel.workflow",
@@ -94,6 +101,7 @@ _HOMES = {
             "LockTimeout",
             "NoServerExtension",
             "NotYours",
+            "OtherLock",
             "PromptRejected",
             "ServerConsistencyError",
             "StaleLock",

@@ -91,7 +91,9 @@ class Submitter:
             known = self._tasks.live(task_id)
             if known is not None and known.task.holder_id == holder_id:
                 return known, False
-            work = self.submit(holder_id, name, workflow, extra_data, task_id=task_id, wanted=wanted)
+            work = self.submit(
+                holder_id, name, workflow, extra_data, task_id=task_id, wanted=wanted
+            )
             self._under_way[key] = asyncio.ensure_future(work)
             self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key))
         try:
