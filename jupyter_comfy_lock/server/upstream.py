@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -36,7 +36,7 @@ from jupyter_comfy_lock.domain.errors import (
     NotComfyUI,
     UnknownComfy,
 )
-from jupyter_comfy_lock.domain.lock import ComfyId
+from jupyter_comfy_lock.domain.lock import ComfyId, Lock, lock_to_json
 from jupyter_comfy_lock.domain.pool import ComfyServer, ComfyStatus, Health
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class Upstream:
         self.looked_s = float("-inf")
         #: Looks that are under way.
         self.looking = 0
+        #: Told when the ComfyServer was seen to have been restarted.
+        self.on_restart: Callable[[ComfyId], None] = lambda _: None
         self._last_number = -1.0
 
     @property
@@ -119,6 +121,16 @@ class Upstream:
             case Health.NOT_COMFYUI:
                 return NotComfyUI(comfy_id, reason)
         return ComfyUnreachable(comfy_id, reason)
+
+    def lock_json(self, lock: Lock, *, foreign_prompts: int = 0) -> dict[str, Any]:
+        """Return a lock of this ComfyServer as REST and events show it."""
+        return lock_to_json(
+            lock,
+            url=self.comfy.url,
+            epoch=self.status.epoch,
+            restarted_at=self.status.restarted_at,
+            foreign_prompts=foreign_prompts,
+        )
 
     async def get(self, path: str, **params: str) -> dict[str, Any]:
         """Return the JSON object of `GET path`.
@@ -268,8 +280,11 @@ class Upstream:
             device=name if isinstance(name, str) else None,
             memory_free=int(number(device["vram_free"])) if "vram_free" in device else None,
             queue_remaining=remaining,
-            epoch=self.status.epoch + restarted,
+            epoch=self.status.epoch,
+            restarted_at=self.status.restarted_at,
         )
+        if restarted:
+            self._saw_restart()
 
     def _saw_fault(self, error: ComfyLockError) -> None:
         match error:
@@ -287,8 +302,12 @@ class Upstream:
         if not isinstance(given, int) or given < 0:
             return
         if given <= self._last_number:
-            self.status = replace(self.status, epoch=self.status.epoch + 1)
+            self._saw_restart()
         self._last_number = given
+
+    def _saw_restart(self) -> None:
+        self.status = self.status.restarted(time.time())
+        self.on_restart(self.comfy.comfy_id)
 
 
 def find_upstream(upstreams: Mapping[ComfyId, Upstream], comfy_id: ComfyId) -> Upstream:
