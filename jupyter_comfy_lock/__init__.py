@@ -113,10 +113,14 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
+        raise _bad_input().NoSuchAttribute(msg)
     found = getattr(importlib.import_module(home), name)
     globals()[name] = found
     return found
+
+
+def _bad_input() -> ModuleType:
+    return importlib.import_module("jupyter_comfy_lock.kernel.bad_input")
 
 
 def __dir__() -> list[str]:
@@ -134,7 +138,7 @@ class _Comfy(ModuleType):
         """
         if name == "url":
             msg = "comfy.url is read-only: it leads to whatever comfy.locked_server is"
-            raise AttributeError(msg)
+            raise _bad_input().NoSuchAttribute(msg)
         known = name.startswith("_") or name in vars(self) or name in _HOMES
         # The import system sets each submodule on its package.
         if known or name == "locked_server" or isinstance(value, ModuleType):
@@ -145,7 +149,7 @@ class _Comfy(ModuleType):
             "id to comfy.locked_server (None releases)"
         )
         # Without `name` and `obj`: Python would guess at another name after the one we tell.
-        raise AttributeError(msg)
+        raise _bad_input().NoSuchAttribute(msg)
 
     @property
     def locked_server(self) -> str | None:
@@ -167,7 +171,7 @@ class _Comfy(ModuleType):
                 "comfy.locked_server must be the id of a ComfyServer (a str) or None, not "
                 f"{type(comfy_id).__name__}"
             )
-            raise TypeError(msg)
+            raise _bad_input().WrongType(msg)
 
     @property
     def url(self) -> str:

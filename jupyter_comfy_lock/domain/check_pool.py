@@ -211,27 +211,25 @@ def _of_comfy_servers(facts: Facts) -> Iterator[Finding]:
 
 
 def _changes(facts: Facts, seen: ComfySeen) -> Iterator[Finding]:
-    """Tell the newest change of a ComfyServer, if it is news to anybody."""
-    if not seen.changes:
-        return
-    newest = seen.changes[-1]
+    """Tell how a ComfyServer has changed, each way once, if it is news to anybody."""
     comfy_id = seen.comfy.comfy_id
-    held_before = [
-        lock
-        for lock in facts.occupied.locks.get(comfy_id, ())
-        if lock.state is LockState.HELD and lock.granted_at < newest.at
-    ]
-    if not held_before and facts.now - newest.at > _NEWS_FOR_S:
-        return
-    concerns = f" while {', '.join(map(who, held_before))} held it" if held_before else ""
-    yield Finding(
-        kind=Kind.COMFY_CHANGED,
-        level=Level.NOTE,
-        what=f"{comfy_id} {newest.what}{concerns}",
-        todo="Nothing, if that was meant: tasks that it has forgotten end as lost.",
-        comfy_id=comfy_id,
-        since=newest.at,
-    )
+    for newest in {each.what: each for each in seen.changes}.values():
+        held_before = [
+            lock
+            for lock in facts.occupied.locks.get(comfy_id, ())
+            if lock.state is LockState.HELD and lock.granted_at < newest.at
+        ]
+        if not held_before and facts.now - newest.at > _NEWS_FOR_S:
+            continue
+        concerns = f" while {', '.join(map(who, held_before))} held it" if held_before else ""
+        yield Finding(
+            kind=Kind.COMFY_CHANGED,
+            level=Level.NOTE,
+            what=f"{comfy_id} {newest.what}{concerns}",
+            todo="Nothing, if that was meant: tasks that it has forgotten end as lost.",
+            comfy_id=comfy_id,
+            since=newest.at,
+        )
 
 
 # -- locks and the line --------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from yarl import URL
 from jupyter_comfy_lock.domain.config import LeasePolicy, lease_policy, parse_pool
 from jupyter_comfy_lock.domain.errors import ComfyLockError, ConfigError, StoreUnavailable
 from jupyter_comfy_lock.domain.isolation import status_frame
-from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, lock_to_json
+from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent
 from jupyter_comfy_lock.domain.pool import ComfyServer, comfy_to_json
 from jupyter_comfy_lock.server.acquire import Acquirer
 from jupyter_comfy_lock.server.background import Background
@@ -153,6 +153,8 @@ class ComfyLock(ExtensionApp):
             ttl_s=self.policy.ttl_s,
         )
         self._held.on_change = self._lock_changed
+        for upstream in self._upstreams.values():
+            upstream.on_restart = self._comfy_restarted
         self._keeper.adopt = self._tasks.adopt
         self._keeper.cancel = self._tasks.cancel_of
         self._acquirer.is_here = self._registry.has
@@ -309,13 +311,20 @@ class ComfyLock(ExtensionApp):
         shown = None
         if lock is not None and upstream is not None:
             self._streams.open(holder_id, upstream)
-            shown = lock_to_json(lock, url=upstream.comfy.url, epoch=upstream.status.epoch)
+            shown = upstream.lock_json(lock)
         else:
             self._streams.close(holder_id)
             if why is not None and self._registry.has(holder_id):
                 # Not of its own doing.
                 self._refusals.note(holder_id, where="lock", code="lock_lost", message=why)
         self._events.publish("lock", holder_id, {"lock": shown, "reason": why}, to=holder_id)
+
+    def _comfy_restarted(self, comfy_id: ComfyId) -> None:
+        self.log.warning("%s was restarted: its queue and its history are new.", comfy_id)
+        for lock in self._held.on(comfy_id):
+            shown = self._upstreams[comfy_id].lock_json(lock)
+            told = {"lock": shown, "reason": f"{comfy_id} was restarted"}
+            self._events.publish("lock", lock.holder_id, told, to=lock.holder_id)
 
     def _tell_task(self, live: LiveTask) -> None:
         holder_id = live.task.holder_id

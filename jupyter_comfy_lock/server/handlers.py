@@ -210,6 +210,7 @@ class TasksHandler(ComfyLockHandler):
             body.get("prompt"),
             extra_data,
             task_id or TaskId(str(uuid4())),
+            wanted=text_or_none(body, "comfy_id"),
         )
         self.set_status(HTTPStatus.CREATED if is_new else HTTPStatus.OK)
         self.finish(live.to_json())

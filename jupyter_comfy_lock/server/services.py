@@ -55,8 +55,9 @@ class Services:
         if lock is None:
             return None
         upstream = self.upstreams.get(lock.comfy_id)
-        url, epoch = (upstream.comfy.url, upstream.status.epoch) if upstream else ("", 0)
-        return lock_to_json(lock, url=url, epoch=epoch, foreign_prompts=foreign_prompts)
+        if upstream is None:
+            return lock_to_json(lock, url="", epoch=0, foreign_prompts=foreign_prompts)
+        return upstream.lock_json(lock, foreign_prompts=foreign_prompts)
 
     def task_json(self, task: Task) -> dict[str, Any]:
         """Return a task as REST shows it, with its progress where it is followed."""

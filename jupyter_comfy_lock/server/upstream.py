@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -37,7 +37,7 @@ from jupyter_comfy_lock.domain.errors import (
     NotComfyUI,
     UnknownComfy,
 )
-from jupyter_comfy_lock.domain.lock import ComfyId
+from jupyter_comfy_lock.domain.lock import ComfyId, Lock, lock_to_json
 from jupyter_comfy_lock.domain.pool import ComfyChange, ComfyServer, ComfyStatus, Health
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class Upstream:
         self.since = time.time()
         #: How it changed while it was looked at, the newest last.
         self.changes: deque[ComfyChange] = deque(maxlen=_CHANGES)
+        #: Told when the ComfyServer was seen to have been restarted.
+        self.on_restart: Callable[[ComfyId], None] = lambda _: None
         self._last_number = -1.0
 
     @property
@@ -126,6 +128,16 @@ class Upstream:
             case Health.NOT_COMFYUI:
                 return NotComfyUI(comfy_id, reason)
         return ComfyUnreachable(comfy_id, reason)
+
+    def lock_json(self, lock: Lock, *, foreign_prompts: int = 0) -> dict[str, Any]:
+        """Return a lock of this ComfyServer as REST and events show it."""
+        return lock_to_json(
+            lock,
+            url=self.comfy.url,
+            epoch=self.status.epoch,
+            restarted_at=self.status.restarted_at,
+            foreign_prompts=foreign_prompts,
+        )
 
     async def get(self, path: str, **params: str) -> dict[str, Any]:
         """Return the JSON object of `GET path`.
@@ -276,9 +288,12 @@ class Upstream:
                 device=name if isinstance(name, str) else None,
                 memory_free=int(number(device["vram_free"])) if "vram_free" in device else None,
                 queue_remaining=remaining,
-                epoch=self.status.epoch + restarted,
+                epoch=self.status.epoch,
+                restarted_at=self.status.restarted_at,
             )
         )
+        if restarted:
+            self._saw_restart()
 
     def _saw_fault(self, error: ComfyLockError) -> None:
         match error:
@@ -296,8 +311,12 @@ class Upstream:
         if not isinstance(given, int) or given < 0:
             return
         if given <= self._last_number:
-            self._become(replace(self.status, epoch=self.status.epoch + 1))
+            self._saw_restart()
         self._last_number = given
+
+    def _saw_restart(self) -> None:
+        self._become(self.status.restarted(time.time()))
+        self.on_restart(self.comfy.comfy_id)
 
     def _become(self, status: ComfyStatus) -> None:
         now, before, self.status = time.time(), self.status, status
@@ -306,7 +325,7 @@ class Upstream:
         if before.version is not None and self.status.version not in (None, before.version):
             what = f"runs ComfyUI {self.status.version} now; it was {before.version}"
             self.changes.append(ComfyChange(at=now, what=what))
-        elif self.status.epoch != before.epoch:
+        if self.status.epoch != before.epoch:
             self.changes.append(ComfyChange(at=now, what="was restarted"))
 
 

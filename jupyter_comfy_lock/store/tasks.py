@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from jupyter_comfy_lock.domain.errors import BadRequest, NoLock
+from jupyter_comfy_lock.domain.errors import NoLock, TakenId
 from jupyter_comfy_lock.domain.lock import HolderId, LockState
 from jupyter_comfy_lock.domain.task import Task, TaskId
 from jupyter_comfy_lock.store.database import Database
@@ -32,7 +32,7 @@ class TaskStore:
 
         Raises:
             NoLock: the lock in the task's snapshot is not held (any more); nothing is recorded.
-            BadRequest: there is a task with that id.
+            TakenId: there is a task with that id.
         """
 
         def work(c: Connection) -> None:
@@ -55,9 +55,7 @@ class TaskStore:
             if held is None:
                 raise NoLock(task.name or task.holder_id, prompt=task.task_id)
             if known is not None:
-                raise BadRequest(
-                    field="prompt_id", why="is the id of an earlier prompt; leave it out"
-                )
+                raise TakenId(field="prompt_id")
             c.execute(insert(tasks), task_columns(task))
 
         await self._db.run(work)

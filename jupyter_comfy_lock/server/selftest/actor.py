@@ -161,9 +161,12 @@ class Actor:
         """Take its prompts, which have ended, out of the histories of their ComfyServers."""
         while self._tasks:
             task_id, comfy_id = self._tasks.popitem()
+            live = self._services.tasks.live(task_id)
+            # An older ComfyUI gives it an id of its own.
+            prompt_id = live.task.prompt_id if live else task_id
             with suppress(ComfyLockError):
                 upstream = self._services.locks.upstream(comfy_id)
-                await upstream.post("/history", {"delete": [task_id]})
+                await upstream.post("/history", {"delete": [prompt_id]})
 
     async def _left(self) -> list[str]:
         holder_id = self.holder.holder_id
