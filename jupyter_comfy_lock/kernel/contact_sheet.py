@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Pixels. The longer side of a picture on the sheet.
 PICTURE = 192
+#: Pixels. What a reason needs.
+_LEAST = 96
 _GAP, _MARGIN = 8, 16
 #: The widest column of row labels.
 _ROW_LABELS = 150
@@ -48,7 +50,7 @@ class ContactSheet:
         layout = self._sweep.layout
         page = _Page(
             # As high as the pictures are: most workflows make all alike.
-            box=(PICTURE, max((x.height for x in pictures.values() if x), default=PICTURE * 2 // 3))
+            box=(PICTURE, max([_LEAST, *(x.height for x in pictures.values() if x)]))
         )
         blocks = [_Measured.of(block, layout.row_axis, page) for block in layout.blocks]
         sheet = page.new(blocks)
@@ -211,7 +213,7 @@ class _Sheet:
 
         self._page = page
         self.image = PIL.Image.new("RGB", size, _GROUND)
-        self._draw: ImageDraw = PIL.ImageDraw.Draw(self.image)
+        self._draw = PIL.ImageDraw.Draw(self.image)
 
     def text(
         self, at: tuple[int, int], lines: Sequence[str], ink: str, *, small: bool = False

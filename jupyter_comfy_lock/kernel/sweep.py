@@ -1,6 +1,7 @@
 """A sweep in the hands of a notebook: one workflow, many values, one sheet of pictures."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -197,7 +198,9 @@ class Sweep:
     def reason(self) -> str | None:
         """Why not all was sent; None if it was, or is being sent."""
         stop = self._run.board.stop
-        return stop.why if stop is not None else None
+        if stop is None:
+            return None
+        return "it was cancelled" if stop.cancelled else stop.why
 
     @property
     def progress(self) -> SweepProgress:
@@ -223,6 +226,11 @@ class Sweep:
             seconds_left=left_s,
             _said=said,
         )
+
+    @property
+    def counts(self) -> Counter[CellState]:
+        """How many cells are where."""
+        return self._run.board.counts
 
     @property
     def cells(self) -> Cells:
@@ -426,7 +434,7 @@ class Sweep:
         state = self._run.board.state
         if state not in (SweepState.CANCELLED, SweepState.STOPPED):
             return self
-        how = "was cancelled" if state is SweepState.CANCELLED else f"stopped: {self.reason}"
+        how = "was cancelled." if state is SweepState.CANCELLED else f"stopped: {self.reason}"
         msg = f"{self._name()} {how}\n{self.progress}. sweep.resume() makes what is missing."
         raise SweepStopped(msg, comfy_id=self.comfy_id, reason=self.reason)
 
@@ -459,7 +467,7 @@ class Sweep:
     def __repr__(self) -> str:
         # No ids and no seconds: a notebook run twice shows the same text twice.
         axes = ", ".join(f"{len(axis.values)} {axis.name}" for axis in self.axes)
-        return f"Sweep({self.comfy_id}, {axes}: {counted(self._run.board.counts)})"
+        return f"Sweep({self.comfy_id}, {axes}: {counted(self.counts)})"
 
 
 def sweep(
