@@ -1,6 +1,7 @@
 """A sweep in the hands of a notebook: one workflow, many values, one sheet of pictures."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
@@ -34,11 +35,13 @@ from jupyter_comfy_lock.kernel.show import say_lock, show_sweep
 from jupyter_comfy_lock.kernel.sweep_run import SweepRun
 from jupyter_comfy_lock.kernel.tables import Listing
 from jupyter_comfy_lock.kernel.task import (
+    POLL_DOWN_S,
     TICK_S,
     AwaitInterruptedError,
     Task,
     WaitInterrupted,
     WaitTimeoutError,
+    at_most,
 )
 from jupyter_comfy_lock.kernel.views import Tasks, ago
 from jupyter_comfy_lock.kernel.workflow import Workflow
@@ -287,10 +290,13 @@ class Sweep:
             SweepStopped: it was cancelled, or stopped for a reason that every cell would have met.
             TimeoutError: it has not ended yet.
         """
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            if not self._run.over.wait(timeout):
-                msg = f"not ended after {timeout:g} s. {self._goes_on()}"
-                raise WaitTimeoutError(msg)
+            # In slices: a Ctrl-C that another thread got is seen when one ends.
+            while not self._run.over.wait(at_most(POLL_DOWN_S, deadline)):
+                if deadline is not None and time.monotonic() >= deadline:
+                    msg = f"not ended after {timeout:g} s. {self._goes_on()}"
+                    raise WaitTimeoutError(msg)
         except KeyboardInterrupt:
             msg = f"stopped waiting. {self._goes_on()}"
             raise WaitInterrupted(msg) from None

@@ -189,7 +189,7 @@ class Task:
         deadline = None if timeout is None else time.monotonic() + timeout
         patience = _Patience()
         try:
-            while not self._ended.wait(_at_most(POLL_DOWN_S, deadline)):
+            while not self._ended.wait(at_most(POLL_DOWN_S, deadline)):
                 if deadline is not None and time.monotonic() >= deadline:
                     raise self._timed_out(timeout)
                 self._poll(patience)
@@ -400,7 +400,8 @@ def _by(reason: str | None) -> str:
     return f": {reason}"
 
 
-def _at_most(seconds: float, deadline: float | None) -> float:
+def at_most(seconds: float, deadline: float | None) -> float:
+    """Return `seconds`, or what is left until `deadline`; not less than 0."""
     left = seconds if deadline is None else deadline - time.monotonic()
     return max(0.0, min(seconds, left))
 
