@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-    from jupyter_comfy_lock.kernel.sweep import Cell, Sweep
+    from jupyter_comfy_lock.kernel.sweep import Sweep
+    from jupyter_comfy_lock.kernel.sweep_cells import Cell
 
 #: Pixels. The longer side of a picture on the sheet.
 PICTURE = 192
@@ -88,7 +89,7 @@ class ContactSheet:
         """Return the values and the end of each cell as JSON, as a saved sheet carries them."""
         sweep = self._sweep
         axes = {axis.name: list(axis.labels) for axis in sweep.axes}
-        cells = [{**sweep.record(cell), **cell.labels} for cell in sweep.cells]
+        cells = [{**cell.record(), **cell.labels} for cell in sweep.cells]
         return json.dumps({"axes": axes, "cells": cells}, ensure_ascii=False)
 
     def _thumbnail(self, cell: "Cell") -> "Image | None":

@@ -20,8 +20,7 @@ from jupyter_comfy_lock.domain.errors import (
     PromptRejected,
 )
 from jupyter_comfy_lock.domain.sweep import InvalidSweep
-from jupyter_comfy_lock.kernel import sweep_run
-from jupyter_comfy_lock.kernel import task as tasks
+from jupyter_comfy_lock.kernel import sweep_run, task_wait
 from jupyter_comfy_lock.kernel.sweep import SweepStopped
 from tests.kernel.fake_jupyter import png
 
@@ -272,7 +271,7 @@ def test_a_server_that_stays_silent_ends_the_waiting_and_resume_asks_what_arrive
     jupyter, locked, monkeypatch
 ):
     monkeypatch.setattr(sweep_run, "AGAIN_S", 0.01)
-    monkeypatch.setattr(tasks, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(task_wait, "PATIENCE_S", 0.05)
     jupyter.lose_replies = sys.maxsize
     sweep = comfy.sweep(WORKFLOW, seed=range(2))
     with pytest.raises(SweepStopped, match="does not answer"):
@@ -395,6 +394,14 @@ def test_a_sheet_of_many_long_texts_is_drawn(jupyter, locked):
     before = sweep.sheet()  # nothing is there yet
     finish_all(jupyter, sweep)
     assert sweep.sheet().width == before.width
+
+
+def test_the_pictures_are_saved_under_their_values(jupyter, locked, tmp_path):
+    sweep = done(jupyter, seed=range(3), cfg=[4, 7])
+    paths = sweep.save_pictures("{cfg}/{seed}.{ext}", tmp_path)
+    assert [str(path.relative_to(tmp_path)) for path in paths] == [
+        *("4/1.png", "4/2.png", "7/0.png", "7/1.png", "7/2.png"),
+    ]
 
 
 def test_rows_for_pandas(jupyter, locked):
