@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-    from jupyter_comfy_lock.kernel.sweep import Cell, Sweep
+    from jupyter_comfy_lock.kernel.sweep import Sweep
+    from jupyter_comfy_lock.kernel.sweep_cells import Cell
 
 #: Pixels. The longer side of a picture on the sheet.
 PICTURE = 192
+#: Pixels. What a reason needs.
+_LEAST = 96
 _GAP, _MARGIN = 8, 16
 #: The widest column of row labels.
 _ROW_LABELS = 150
@@ -48,7 +51,7 @@ class ContactSheet:
         layout = self._sweep.layout
         page = _Page(
             # As high as the pictures are: most workflows make all alike.
-            box=(PICTURE, max((x.height for x in pictures.values() if x), default=PICTURE * 2 // 3))
+            box=(PICTURE, max([_LEAST, *(x.height for x in pictures.values() if x)]))
         )
         blocks = [_Measured.of(block, layout.row_axis, page) for block in layout.blocks]
         sheet = page.new(blocks)
@@ -86,7 +89,7 @@ class ContactSheet:
         """Return the values and the end of each cell as JSON, as a saved sheet carries them."""
         sweep = self._sweep
         axes = {axis.name: list(axis.labels) for axis in sweep.axes}
-        cells = [{**sweep.record(cell), **cell.labels} for cell in sweep.cells]
+        cells = [{**cell.record(), **cell.labels} for cell in sweep.cells]
         return json.dumps({"axes": axes, "cells": cells}, ensure_ascii=False)
 
     def _thumbnail(self, cell: "Cell") -> "Image | None":
@@ -211,7 +214,7 @@ class _Sheet:
 
         self._page = page
         self.image = PIL.Image.new("RGB", size, _GROUND)
-        self._draw: ImageDraw = PIL.ImageDraw.Draw(self.image)
+        self._draw = PIL.ImageDraw.Draw(self.image)
 
     def text(
         self, at: tuple[int, int], lines: Sequence[str], ink: str, *, small: bool = False

@@ -291,11 +291,10 @@ class Session:
             NoLock, StaleLock, OtherLock: `comfy_id` is not locked; nothing was sent.
             PromptRejected: the ComfyServer refused it.
         """
-        return self._book.adopt(
-            self._call(
-                lambda me: self._client.submit(me, prompt, None, task_id=task_id, comfy_id=comfy_id)
-            )
+        json = self._call(
+            lambda me: self._client.submit(me, prompt, None, task_id=task_id, comfy_id=comfy_id)
         )
+        return self._book.adopt(json).sent(prompt)
 
     def tasks(self) -> Tasks:
         """Return this kernel's tasks, newest first."""

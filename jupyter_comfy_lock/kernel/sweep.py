@@ -1,11 +1,11 @@
 """A sweep in the hands of a notebook: one workflow, many values, one sheet of pictures."""
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from jupyter_comfy_lock.domain.errors import ComfyLockError
 from jupyter_comfy_lock.domain.sweep import (
@@ -23,23 +23,17 @@ from jupyter_comfy_lock.domain.sweep_state import (
     CellState,
     SweepState,
     counted,
-    seconds_left,
 )
 from jupyter_comfy_lock.domain.workflow.values import close_to, shown
 from jupyter_comfy_lock.kernel.api import sendable
+from jupyter_comfy_lock.kernel.bad_input import checked_seconds
 from jupyter_comfy_lock.kernel.contact_sheet import ContactSheet
 from jupyter_comfy_lock.kernel.session import Session, current
 from jupyter_comfy_lock.kernel.show import say_lock, show_sweep
+from jupyter_comfy_lock.kernel.sweep_cells import Cell, Cells, SweepProgress, progress_of
 from jupyter_comfy_lock.kernel.sweep_run import SweepRun
-from jupyter_comfy_lock.kernel.tables import Listing
-from jupyter_comfy_lock.kernel.task import (
-    TICK_S,
-    AwaitInterruptedError,
-    Task,
-    WaitInterrupted,
-    WaitTimeoutError,
-)
-from jupyter_comfy_lock.kernel.views import Tasks, ago
+from jupyter_comfy_lock.kernel.task_wait import TIMEOUT, Lookout, Wait, in_this_loop
+from jupyter_comfy_lock.kernel.views import Tasks
 from jupyter_comfy_lock.kernel.workflow import Workflow
 from jupyter_comfy_lock.kernel.workflow_source import Source
 
@@ -52,95 +46,6 @@ class SweepStopped(ComfyLockError):
     """Not all of a sweep was sent, or it cannot go on as things are; the message says why."""
 
     code = "sweep_stopped"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class SweepProgress:
-    """How many cells of a sweep are where."""
-
-    total: int
-    done: int
-    #: Failed, rejected or lost.
-    failed: int
-    cancelled: int
-    unsent: int
-    in_flight: int
-    waiting: int
-    #: None while nobody knows.
-    seconds_left: float | None
-    _said: str = ""
-
-    def __str__(self) -> str:
-        return self._said
-
-    __repr__ = __str__
-
-
-class Cell:
-    """One picture of a sweep: its values, and what became of it."""
-
-    def __init__(self, sweep: "Sweep", number: int, values: Mapping[str, Any]) -> None:
-        self._sweep = sweep
-        #: Its place in `sweep.cells`, from 0.
-        self.number = number
-        #: The value of each axis.
-        self.values = dict(values)
-
-    @property
-    def state(self) -> str:
-        """waiting, sending, or as its task is; "unsent" when the sweep stopped before it."""
-        return self._sweep._run.board.states[self.number].value
-
-    @property
-    def why(self) -> str:
-        """Why it ended as it did; "" where it succeeded or goes on."""
-        return self._sweep._run.board.why(self.number)
-
-    @property
-    def task(self) -> Task | None:
-        """Its task; None before it is sent."""
-        return self._sweep._run.task(self.number)
-
-    @property
-    def task_id(self) -> str | None:
-        """The id of its task, also of one that was refused."""
-        return self._sweep._run.task_id(self.number)
-
-    @property
-    def label(self) -> str:
-        """Its values in a line: "seed=3, cfg=7"."""
-        return ", ".join(f"{name}={text}" for name, text in self.labels.items())
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """What to call the value of each axis."""
-        picked = self._sweep._picked[self.number]
-        return {
-            axis.name: axis.labels[at] for axis, at in zip(self._sweep.axes, picked, strict=True)
-        }
-
-    def __repr__(self) -> str:
-        return f"Cell({self.label}: {self.state})"
-
-
-class Cells(Listing[Cell]):
-    """The cells of a sweep, in the order in which they are sent."""
-
-    columns: ClassVar[tuple[str, ...]] = ("values", "state", "seconds", "files", "why")
-
-    def row(self, item: Cell) -> tuple[str, ...]:
-        """Return the cells of a row."""
-        task = item.task
-        seconds = task.seconds if task is not None else None
-        files = len(task.json.get("files") or []) if task is not None else 0
-        why = " ".join(item.why.split())
-        return (
-            item.label,
-            item.state,
-            "" if seconds is None else f"{seconds:.1f}",
-            str(files or ""),
-            why if len(why) <= 80 else f"{why[:79]}…",
-        )
 
 
 class Sweep:
@@ -156,12 +61,11 @@ class Sweep:
         self.axes = axes
         self._session = session
         self._workflow = workflow.copy()
-        self._picked = cells_of(axes)
         self._places = places_of(axes, workflow.prompt, session.known_specs())
         held = session.ensure_lock(say_lock)
-        self._cells = [
-            Cell(self, number, {a.name: a.values[at] for a, at in zip(axes, picked, strict=True)})
-            for number, picked in enumerate(self._picked)
+        self._values = [
+            {axis.name: axis.values[at] for axis, at in zip(axes, picked, strict=True)}
+            for picked in cells_of(axes)
         ]
         self._run = SweepRun(
             session,
@@ -170,6 +74,15 @@ class Sweep:
             in_flight=in_flight,
             places=self._places.values(),
         )
+        self._cells = [
+            Cell(
+                self._run,
+                number,
+                self._values[number],
+                {axis.name: axis.labels[at] for axis, at in zip(axes, picked, strict=True)},
+            )
+            for number, picked in enumerate(cells_of(axes))
+        ]
         self._sheet = ContactSheet(self)
 
     # -- what it is -----------------------------------------------------------------------------
@@ -197,32 +110,19 @@ class Sweep:
     def reason(self) -> str | None:
         """Why not all was sent; None if it was, or is being sent."""
         stop = self._run.board.stop
-        return stop.why if stop is not None else None
+        if stop is None:
+            return None
+        return "it was cancelled" if stop.cancelled else stop.why
 
     @property
     def progress(self) -> SweepProgress:
         """How far it is."""
-        counts = self._run.board.counts
-        waiting = counts[CellState.WAITING]
-        flying = len(self._run.board.flying)
-        ended, elapsed_s = self._run.pace
-        left_s = seconds_left(ended, waiting + flying, elapsed_s)
-        said = counted(counts)
-        if left_s is not None:
-            said += f", about {ago(left_s)} left"
-        return SweepProgress(
-            total=len(self._cells),
-            done=counts[CellState.SUCCEEDED],
-            failed=sum(
-                counts[each] for each in (CellState.FAILED, CellState.REJECTED, CellState.LOST)
-            ),
-            cancelled=counts[CellState.CANCELLED],
-            unsent=counts[CellState.UNSENT],
-            in_flight=flying,
-            waiting=waiting,
-            seconds_left=left_s,
-            _said=said,
-        )
+        return progress_of(self._run)
+
+    @property
+    def counts(self) -> Counter[CellState]:
+        """How many cells are where."""
+        return self._run.board.counts
 
     @property
     def cells(self) -> Cells:
@@ -279,13 +179,7 @@ class Sweep:
             SweepStopped: it was cancelled, or stopped for a reason that every cell would have met.
             TimeoutError: it has not ended yet.
         """
-        try:
-            if not self._run.over.wait(timeout):
-                msg = f"not ended after {timeout:g} s. {self._goes_on()}"
-                raise WaitTimeoutError(msg)
-        except KeyboardInterrupt:
-            msg = f"stopped waiting. {self._goes_on()}"
-            raise WaitInterrupted(msg) from None
+        self._wait(timeout).until(self._run.over)
         return self._outcome()
 
     def __await__(self) -> Generator[Any, None, "Sweep"]:
@@ -293,27 +187,28 @@ class Sweep:
         return self._until_over().__await__()
 
     async def _until_over(self) -> "Sweep":
-        loop = asyncio.get_running_loop()
         over = asyncio.Event()
+        set_over = in_this_loop(over.set)
 
         def wake() -> None:
             if self._run.over.is_set():
-                with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
-                    loop.call_soon_threadsafe(over.set)
+                set_over()
 
         stop = self._run.on_change(wake)
         wake()
         try:
-            while not over.is_set():
-                # In ticks, as a task is awaited: ipykernel's interrupt does not wake the loop up.
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(over.wait(), TICK_S)
-        except asyncio.CancelledError:
-            msg = f"stopped waiting. {self._goes_on()}"
-            raise AwaitInterruptedError(msg) from None
+            await self._wait(None).until_set(over)
         finally:
             stop()
         return self._outcome()
+
+    def _wait(self, timeout: object) -> Wait:
+        return Wait(
+            Lookout(lambda: None, lambda: True),  # who sends looks after what was sent
+            what=self._name(),
+            goes_on=self._goes_on,
+            timeout=checked_seconds(timeout, TIMEOUT),
+        )
 
     def cancel(self) -> None:
         """Ask for the end of what is in flight, and send nothing more. Other tasks go on.
@@ -361,6 +256,18 @@ class Sweep:
         """
         return self._sheet.save(Path(path).expanduser())
 
+    def save_pictures(self, template: str = "{filename}", folder: str | Path = ".") -> list[Path]:
+        """Write the files of each cell that succeeded into `folder`; return where they are.
+
+        `template` is as of `Task.save`, so it knows the values: `"{seed}_{cfg}.{ext}"`.
+
+        Raises:
+            NotSaved: a field is unknown, or another file has a name already. What was written
+                before stays.
+        """
+        done = [cell.task for cell in self._cells if cell.state == CellState.SUCCEEDED]
+        return [path for task in done if task for path in task.save(template, folder)]
+
     def to_dataframe(self) -> "DataFrame":
         """Return a row per cell: the axes, state, seconds, task_id, comfy_id, error, files.
 
@@ -375,22 +282,7 @@ class Sweep:
                 "install pandas`. sweep.cells shows the same as a table."
             )
             raise ComfyLockError(msg) from error
-        rows = [self.record(cell) for cell in self._cells]
-        return pd.DataFrame(rows)
-
-    def record(self, cell: Cell) -> dict[str, Any]:
-        """Return all that is known of a cell, as plain values but for those of the axes."""
-        task = cell.task
-        files = (task.json.get("files") or []) if task is not None else []
-        return {
-            **cell.values,
-            "state": cell.state,
-            "seconds": task.seconds if task is not None else None,
-            "task_id": cell.task_id,
-            "comfy_id": task.comfy_id if task is not None else None,
-            "error": cell.why or None,
-            "files": [each["filename"] for each in files],
-        }
+        return pd.DataFrame([cell.record() for cell in self._cells])
 
     @property
     def prompt(self) -> dict[str, Any]:
@@ -414,9 +306,9 @@ class Sweep:
     def _prompts(self) -> list[dict[str, Any]]:
         """Return what to send for each cell; pictures among the values are uploaded, each once."""
         made = []
-        for cell in self._cells:
+        for values in self._values:
             changed = self._workflow.copy()
-            for name, value in cell.values.items():
+            for name, value in values.items():
                 node_id, input_name = self._places[name]
                 changed._set(node_id, input_name, value)
             made.append(sendable(changed.ready()))
@@ -426,7 +318,7 @@ class Sweep:
         state = self._run.board.state
         if state not in (SweepState.CANCELLED, SweepState.STOPPED):
             return self
-        how = "was cancelled" if state is SweepState.CANCELLED else f"stopped: {self.reason}"
+        how = "was cancelled." if state is SweepState.CANCELLED else f"stopped: {self.reason}"
         msg = f"{self._name()} {how}\n{self.progress}. sweep.resume() makes what is missing."
         raise SweepStopped(msg, comfy_id=self.comfy_id, reason=self.reason)
 
@@ -459,7 +351,7 @@ class Sweep:
     def __repr__(self) -> str:
         # No ids and no seconds: a notebook run twice shows the same text twice.
         axes = ", ".join(f"{len(axis.values)} {axis.name}" for axis in self.axes)
-        return f"Sweep({self.comfy_id}, {axes}: {counted(self._run.board.counts)})"
+        return f"Sweep({self.comfy_id}, {axes}: {counted(self.counts)})"
 
 
 def sweep(

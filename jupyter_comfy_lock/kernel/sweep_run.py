@@ -21,7 +21,7 @@ from jupyter_comfy_lock.domain.errors import (
 )
 from jupyter_comfy_lock.domain.sweep import concerns_all
 from jupyter_comfy_lock.domain.sweep_state import Board, CellState, cell_state
-from jupyter_comfy_lock.kernel import task as tasks
+from jupyter_comfy_lock.kernel import task_wait
 from jupyter_comfy_lock.kernel.client import is_silence
 from jupyter_comfy_lock.kernel.task import Task
 from jupyter_comfy_lock.kernel.threads import background
@@ -200,7 +200,7 @@ class SweepRun:
                     break
                 cell = self._board.take()
                 if cell is None:
-                    self._changed.wait(tasks.POLL_DOWN_S)
+                    self._changed.wait(task_wait.POLL_DOWN_S)
             try:
                 if cell is None:
                     self._look()
@@ -232,7 +232,7 @@ class SweepRun:
                     return
                 # It may have arrived. Under its id it can be sent again without a second run.
                 self._unsure.add(cell)
-                if self._cancelling or time.monotonic() - began >= tasks.PATIENCE_S:
+                if self._cancelling or time.monotonic() - began >= task_wait.PATIENCE_S:
                     self._stop(cell, CellState.LOST, error.message)
                     return
             else:
@@ -276,7 +276,7 @@ class SweepRun:
     def _look(self) -> None:
         """Ask how the tasks stand, where no event tells, and now and then where they should."""
         now = time.monotonic()
-        every_s = tasks.POLL_UP_S if self._home.live else tasks.POLL_DOWN_S * 0.9
+        every_s = task_wait.POLL_UP_S if self._home.live else task_wait.POLL_DOWN_S * 0.9
         if now - self._looked_at < every_s:
             return
         self._looked_at = now
@@ -288,7 +288,7 @@ class SweepRun:
                 self._home.refresh(task)
                 self._heard_at = now
             except NoServerExtension as error:
-                if now - self._heard_at >= tasks.PATIENCE_S:
+                if now - self._heard_at >= task_wait.PATIENCE_S:
                     self._unsure.add(cell)
                     self._stop(cell, CellState.LOST, error.message)
 
