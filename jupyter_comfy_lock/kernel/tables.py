@@ -4,6 +4,8 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
+from jupyter_comfy_lock.kernel.bad_input import NoSuchItem
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
@@ -31,7 +33,11 @@ class Listing(Sequence[T], Generic[T]):
     def __getitem__(self, index: slice) -> list[T]: ...
 
     def __getitem__(self, index: int | slice) -> T | list[T]:
-        return self._items[index]
+        try:
+            return self._items[index]
+        except IndexError:
+            msg = f"{type(self).__name__} has {len(self)} items; there is no number {index}"
+            raise NoSuchItem(msg) from None
 
     def __len__(self) -> int:
         return len(self._items)

@@ -25,6 +25,7 @@ from jupyter_comfy_lock.domain.workflow.parameters import (
 )
 from jupyter_comfy_lock.domain.workflow.ui import ui_to_prompt
 from jupyter_comfy_lock.domain.workflow.values import close_to
+from jupyter_comfy_lock.kernel.bad_input import NoSuchAttribute
 from jupyter_comfy_lock.kernel.drawing import drawing
 from jupyter_comfy_lock.kernel.pictures import Upload, as_upload
 from jupyter_comfy_lock.kernel.session import current
@@ -243,7 +244,7 @@ class Node:
         else:
             hint = close_to(name, known) or f". It has: {', '.join(known) or 'none'}"
             msg = f"{label} has no input {name!r}{hint}"
-        raise AttributeError(msg)
+        raise NoSuchAttribute(msg)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a value, after checking it.
