@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.domain.errors import WrongCredential as WrongCredential
     from jupyter_comfy_lock.kernel.api import LockLost as LockLost
     from jupyter_comfy_lock.kernel.api import OutputsDropped as OutputsDropped
+    from jupyter_comfy_lock.kernel.api import cancel as cancel
     from jupyter_comfy_lock.kernel.api import listen as listen
     from jupyter_comfy_lock.kernel.api import lock as lock
     from jupyter_comfy_lock.kernel.api import pin as pin
@@ -74,9 +75,8 @@ _ERRORS = "jupyter_comfy_lock.domain.errors"
 
 #: Where each public name is; imported when it is first used.
 _HOMES = {
-    **dict.fromkeys(
-        ("listen", "lock", "pin", "release", "servers", "status", "submit", "task", "tasks"), _API
-    ),
+    **dict.fromkeys(("cancel", "listen", "lock", "pin", "release", "servers", "status"), _API),
+    **dict.fromkeys(("submit", "task", "tasks"), _API),
     **dict.fromkeys(("LockLost", "OutputsDropped"), _API),
     "Lock": "jupyter_comfy_lock.kernel.views",
     "Task": "jupyter_comfy_lock.kernel.task",
