@@ -122,6 +122,13 @@ class BadRequest(ComfyLockError):
         super().__init__(f'"{field}" {why}', field=field)
 
 
+class TakenId(BadRequest):
+    """A prompt was to have the id of an earlier one; `field` is what the caller calls that id."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field, "is the id of an earlier prompt; leave it out")
+
+
 class EmptyPool(ComfyLockError):
     """There is no ComfyServer to lock."""
 

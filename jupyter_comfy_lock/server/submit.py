@@ -13,12 +13,12 @@ from uuid import uuid4
 
 from jupyter_comfy_lock.domain.comfy import TAG, mapping
 from jupyter_comfy_lock.domain.errors import (
-    BadRequest,
     ComfyLockError,
     ComfyUnreachable,
     NoLock,
     OtherLock,
     StaleLock,
+    TakenId,
     UnknownTask,
 )
 from jupyter_comfy_lock.domain.lock import HolderId, Lock
@@ -98,13 +98,11 @@ class Submitter:
             self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key))
         try:
             live, _ = await asyncio.shield(self._under_way[key])
-        except BadRequest as error:
-            if error.details.get("field") != "prompt_id":
-                raise
+        except TakenId:
             # It may be from before a restart, of which the store alone knows.
             with contextlib.suppress(UnknownTask):
                 return live_of(await self._tasks.find(task_id, holder_id), {}), False
-            raise BadRequest(field="task_id", why="is taken; leave it out") from None
+            raise TakenId(field="task_id") from None
         return live, True
 
     async def submit(
@@ -126,7 +124,7 @@ class Submitter:
 
         Raises:
             NoLock, OtherLock, StaleLock: nothing was recorded or sent (R2, R3, R7).
-            InvalidWorkflow, BadRequest: likewise.
+            InvalidWorkflow, TakenId: likewise.
             NotYours: likewise; a node would load another kernel's file (R4).
             PromptRejected: ComfyUI refused it; nothing runs.
             ComfyUnreachable: it was not sent.

@@ -191,7 +191,7 @@ async def test_the_task_id_of_another_kernel_is_nobodys_business(world: World):
     world.forget_tasks()
     refused = await other.call("POST", "tasks", json=body)
     assert refused.code == (400, "bad_request")
-    assert '"task_id" is taken' in refused.json()["message"]
+    assert '"task_id" is the id of an earlier prompt' in refused.json()["message"]
 
 
 # -- the socket says nothing -----------------------------------------------------------------------
