@@ -11,6 +11,7 @@ import jupyter_comfy_lock as comfy
 from jupyter_comfy_lock.kernel.magics.cell import CELL_COMMANDS
 from jupyter_comfy_lock.kernel.magics.commands import COMMANDS
 from jupyter_comfy_lock.kernel.magics.declared import summary, usage
+from tests.kernel.fake_jupyter import png
 
 pytestmark = pytest.mark.usefixtures("session")
 
@@ -69,12 +70,17 @@ def test_the_commands_are_those_that_were_wanted():
             {"timeout": 60, "seed": 7, "3.text": "a lake", "cfg": 1.5},
         ),
         ("submit a.png seed=-1", "submit", ("a.png",), {"seed": -1}),
-        ("sweep a.json seed=0..2", "sweep", ("a.json",), {"in_flight": 4, "seed": [0, 1, 2]}),
         (
-            "sweep a.json cfg=4,7 --in-flight 2 seed=1",
+            "sweep a.json seed=0..2",
             "sweep",
             ("a.json",),
-            {"in_flight": 2, "cfg": [4, 7], "seed": [1]},
+            {"in_flight": 4, "max_cells": 256, "seed": [0, 1, 2]},
+        ),
+        (
+            "sweep a.json cfg=4,7 --in-flight 2 seed=1 --max-cells 9",
+            "sweep",
+            ("a.json",),
+            {"in_flight": 2, "max_cells": 9, "cfg": [4, 7], "seed": [1]},
         ),
         ("debug", "debug", (), {}),
         ("check", "check", (), {}),
@@ -114,6 +120,51 @@ def test_a_workflow_is_submitted_and_cancelled(shell, jupyter, tmp_path):
     assert jupyter.prompts == [WORKFLOW]
     assert run(shell, f"cancel {task.id[:8]}")[0].id == task.id
     assert jupyter.count(f"POST tasks/{task.id}/cancel") == 1
+
+
+@pytest.fixture
+def quick(jupyter):
+    """A ComfyServer that has run a prompt when it has taken it."""
+
+    def finish(task_id):
+        jupyter.add_file(task_id, "a.png", png((4, 3), "red"), "image/png")
+        jupyter.change(task_id, state="succeeded")
+
+    jupyter.before_reply = finish
+
+
+@pytest.mark.usefixtures("quick")
+def test_run_waits_and_returns_the_result(shell, jupyter, tmp_path):
+    (tmp_path / "w.json").write_text(json.dumps(WORKFLOW))
+    result = run(shell, f"run {tmp_path / 'w.json'} seed=9")
+    assert [image.size for image in result.images] == [(4, 3)]
+    assert jupyter.prompts[0]["1"]["inputs"] == {"seed": 9}
+
+
+@pytest.mark.usefixtures("quick")
+def test_sweep_sends_each_combination(shell, jupyter):
+    shell.user_ns["wf"] = comfy.Workflow(WORKFLOW)
+    sweep = run(shell, "sweep $wf seed=0..2")
+    assert sweep.wait(20).state == "succeeded"
+    assert [each["1"]["inputs"]["seed"] for each in jupyter.prompts] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "why"),
+    [
+        ("run $wf sed=1", comfy.InvalidWorkflow, "did you mean 'seed'"),
+        ("run $wf --timeout=-1", UsageError, "%comfy run: timeout must be a number of seconds"),
+        ("sweep $wf seed=1,1", comfy.InvalidSweep, "seed"),
+        ("sweep $wf seed=0..999", comfy.InvalidSweep, "256"),
+        ("sweep $wf seed=1 --in-flight 0", comfy.InvalidSweep, "in_flight must be"),
+        ("submit nowhere.json", comfy.InvalidWorkflow, "Cannot read the workflow 'nowhere.json'"),
+    ],
+)
+def test_what_the_api_refuses_sends_nothing(shell, jupyter, line, error, why):
+    shell.user_ns["wf"] = comfy.Workflow(WORKFLOW)
+    with pytest.raises(error, match=why):
+        run(shell, line)
+    assert jupyter.calls == []
 
 
 def test_the_value_can_be_kept(shell):
@@ -169,7 +220,9 @@ def test_the_url_is_shown_without_its_key_unless_it_is_asked_for(shell):
         ("run a.json seed", "'seed' is no NAME=VALUE; a value with spaces needs quotes"),
         ("run a.json =7", "'=7' is no NAME=VALUE"),
         ("run a.json seed=1 seed=2", "'seed' is given twice"),
-        ("run a.json timeout=1", r"an input 'timeout' is named with its node: '3\.timeout=…'"),
+        ("run a.json timeout=1", r"'timeout' is an option: --timeout …; an input of that name is"),
+        ("sweep a.json max_cells=9", r"'max_cells' is an option: --max-cells …"),
+        ("submit a.json timeout=1", r"an input 'timeout' is named with its node: '3\.timeout=…'"),
         ("run a.json text='a lake", "no closing quotation in text='a lake"),
         ("sweep a.json", "required: NAME=VALUES"),
         ("sweep a.json seed=0..x", "the axis 'seed': '0..x' is no range"),

@@ -8,6 +8,7 @@ from typing import Any
 from IPython.core.magic_arguments import argument, magic_arguments
 
 import jupyter_comfy_lock as comfy
+from jupyter_comfy_lock.domain.sweep import MAX_CELLS
 from jupyter_comfy_lock.kernel.magics.declared import (
     FOREVER,
     NONE,
@@ -135,9 +136,18 @@ def submit(args: Any) -> Any:
     help="What to go through: 0..7 (whole numbers), 0..1..0.25 (by steps), 4,7,11 or '[…]'.",
 )
 @argument("--in-flight", metavar="N", type=whole_number, default=4, help="So many at a time (4).")
+@argument(
+    "--max-cells",
+    metavar="N",
+    type=whole_number,
+    default=MAX_CELLS,
+    help=f"So many at most ({MAX_CELLS}), so that a slip of the finger makes no millions.",
+)
 def sweep(args: Any) -> Any:
     """Run a workflow with all combinations of values, on one contact sheet."""
-    return comfy.sweep(args.workflow, in_flight=args.in_flight, **args.axes)
+    return comfy.sweep(
+        args.workflow, in_flight=args.in_flight, max_cells=args.max_cells, **args.axes
+    )
 
 
 @magic_arguments("comfy debug")

@@ -25,7 +25,7 @@ HELP = ("-h", "--help")
 _OPTION = re.compile(r"--?[a-zA-Z][^=]*")
 
 #: Arguments of the API's own, which no input of a workflow can be mistaken for.
-_OWN = {"workflow", "extra_data", "timeout", "in_flight"}
+_OWN = {"workflow", "extra_data", "timeout", "in_flight", "max_cells"}
 
 
 class Command(Protocol):
@@ -155,6 +155,13 @@ def or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
+def _not_an_input(parser: argparse.ArgumentParser, name: str) -> str:
+    option = f"--{name.replace('_', '-')}"
+    if any(option in action.option_strings for action in parser._actions):
+        return f"{name!r} is an option: {option} …; an input of that name is '3.{name}=…'"
+    return f"an input {name!r} is named with its node: '3.{name}=…'"
+
+
 class _Assignments(argparse.Action):
     """Collects `NAME=VALUE` words as a dict."""
 
@@ -178,7 +185,7 @@ class _Assignments(argparse.Action):
                 parser.error(f"{word!r} is no NAME=VALUE; a value with spaces needs quotes")
             name, text = parts
             if name in _OWN:
-                parser.error(f"an input {name!r} is named with its node: '3.{name}=…'")
+                parser.error(_not_an_input(parser, name))
             if name in found:
                 parser.error(f"{name!r} is given twice")
             try:
