@@ -1,5 +1,7 @@
 """Where a traceback of `%comfy` and `%%comfy` ends: at the user's own line."""
 
+import re
+
 import pytest
 
 from tests.kernel.cells import Cells, shown_lines
@@ -24,7 +26,9 @@ def cells():
     ],
 )
 def test_an_error_of_the_cells_code_ends_at_its_own_line(cells, code, line, number):
-    shown = cells.traceback(code)
+    cells.shell.run_cell("1", store_history=True)
+    shown = cells.traceback(code, numbered=True)
+    assert set(re.findall(r"Cell (In\[.\])", shown)) == {"In[2]"}
     assert shown_lines(shown)[-1].strip() == line
     assert f"> {number} " in shown
     assert "jupyter_comfy_lock/kernel" not in shown

@@ -108,7 +108,9 @@ class Cell:
             # IPython's transformers drop empty lines at the beginning, and they count.
             empty = itertools.takewhile(lambda line: not line.strip(), self._text.splitlines())
             source = "\n" * len(list(empty)) + shell.transform_cell(self._text)
-            name = shell.compile.cache(source, shell.execution_count, raw_code=self._text)
+            # The shell's own count may be that of the next cell already.
+            number = shell.displayhook.prompt_count
+            name = shell.compile.cache(source, number, raw_code=self._text)
             tree = shell.transform_ast(shell.compile.ast_parse(source, name))
             last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
             codes = [shell.compile(tree, name, "exec")]

@@ -70,6 +70,10 @@ class Commands(Listing[Command]):
         """Return how a command is written, and what it does."""
         return usage(item), summary(item)
 
+    def _repr_html_(self) -> str:
+        # These are sentences, longer than a notebook is wide.
+        return super()._repr_html_().replace("; white-space: nowrap", "")
+
 
 def usage(command: Command) -> str:
     """Return how `command` is written, on one line."""
