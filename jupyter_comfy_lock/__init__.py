@@ -4,8 +4,9 @@
 
     comfy.servers()               # the pool
     comfy.lock("gpu-1")           # this kernel uses gpu-1 from now on
-    task = comfy.submit("workflow.json")
-    task.wait().images            # PIL images
+    comfy.run("workflow.json").images          # PIL images
+    task = comfy.submit("workflow.json", seed=7)   # returns at once
+    task.wait()                   # or: await task
     comfy.release()
 
     with comfy.lock(wait=60):     # the best one, at most a minute in line; given back at the end
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.domain.errors import LockTimeout as LockTimeout
     from jupyter_comfy_lock.domain.errors import NoServerExtension as NoServerExtension
     from jupyter_comfy_lock.domain.errors import NotYours as NotYours
+    from jupyter_comfy_lock.domain.errors import OtherLock as OtherLock
     from jupyter_comfy_lock.domain.errors import PromptRejected as PromptRejected
     from jupyter_comfy_lock.domain.errors import ServerConsistencyError as ServerConsistencyError
     from jupyter_comfy_lock.domain.errors import StaleLock as StaleLock
@@ -46,19 +48,28 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.domain.errors import UnknownComfy as UnknownComfy
     from jupyter_comfy_lock.domain.errors import UnknownTask as UnknownTask
     from jupyter_comfy_lock.domain.errors import WrongCredential as WrongCredential
+    from jupyter_comfy_lock.domain.sweep import InvalidSweep as InvalidSweep
     from jupyter_comfy_lock.kernel.api import LockLost as LockLost
     from jupyter_comfy_lock.kernel.api import OutputsDropped as OutputsDropped
     from jupyter_comfy_lock.kernel.api import listen as listen
     from jupyter_comfy_lock.kernel.api import lock as lock
     from jupyter_comfy_lock.kernel.api import pin as pin
     from jupyter_comfy_lock.kernel.api import release as release
+    from jupyter_comfy_lock.kernel.api import run as run
     from jupyter_comfy_lock.kernel.api import servers as servers
     from jupyter_comfy_lock.kernel.api import status as status
     from jupyter_comfy_lock.kernel.api import submit as submit
     from jupyter_comfy_lock.kernel.api import task as task
     from jupyter_comfy_lock.kernel.api import tasks as tasks
+    from jupyter_comfy_lock.kernel.results import Result as Result
+    from jupyter_comfy_lock.kernel.saving import NotSaved as NotSaved
+    from jupyter_comfy_lock.kernel.sweep import Sweep as Sweep
+    from jupyter_comfy_lock.kernel.sweep import SweepStopped as SweepStopped
+    from jupyter_comfy_lock.kernel.sweep import sweep as sweep
     from jupyter_comfy_lock.kernel.task import Task as Task
     from jupyter_comfy_lock.kernel.task import TaskNotEnded as TaskNotEnded
+    from jupyter_comfy_lock.kernel.task_events import TaskEvent as TaskEvent
+    from jupyter_comfy_lock.kernel.task_log import TaskLog as TaskLog
     from jupyter_comfy_lock.kernel.views import Lock as Lock
     from jupyter_comfy_lock.kernel.workflow import Workflow as Workflow
 
@@ -75,11 +86,29 @@ _ERRORS = "jupyter_comfy_lock.domain.errors"
 #: Where each public name is; imported when it is first used.
 _HOMES = {
     **dict.fromkeys(
-        ("listen", "lock", "pin", "release", "servers", "status", "submit", "task", "tasks"), _API
+        (
+            "listen",
+            "lock",
+            "pin",
+            "release",
+            "run",
+            "servers",
+            "status",
+            "submit",
+            "task",
+            "tasks",
+        ),
+        _API,
     ),
     **dict.fromkeys(("LockLost", "OutputsDropped"), _API),
     "Lock": "jupyter_comfy_lock.kernel.views",
+    "NotSaved": "jupyter_comfy_lock.kernel.saving",
+    "Result": "jupyter_comfy_lock.kernel.results",
+    "InvalidSweep": "jupyter_comfy_lock.domain.sweep",
+    **dict.fromkeys(("Sweep", "SweepStopped", "sweep"), "jupyter_comfy_lock.kernel.sweep"),
     "Task": "jupyter_comfy_lock.kernel.task",
+    "TaskEvent": "jupyter_comfy_lock.kernel.task_events",
+    "TaskLog": "jupyter_comfy_lock.kernel.task_log",
     "TaskNotEnded": "jupyter_comfy_lock.kernel.task",
     "Workflow": "jupyter_comfy_lock.kernel.workflow",
     **dict.fromkeys(
@@ -94,6 +123,7 @@ _HOMES = {
             "LockTimeout",
             "NoServerExtension",
             "NotYours",
+            "OtherLock",
             "PromptRejected",
             "ServerConsistencyError",
             "StaleLock",

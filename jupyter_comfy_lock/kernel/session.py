@@ -280,7 +280,7 @@ class Session:
             self._held.refuse_to_wander()
             on_lock(self.lock())
             json = self._call(send)
-        return self._book.adopt(json)
+        return self._book.adopt(json).sent(prompt)
 
     def send(self, prompt: Mapping[str, Any], *, task_id: str, comfy_id: str) -> Task:
         """Send `prompt` as the task `task_id`, to `comfy_id` or nowhere; locks nothing.
@@ -291,11 +291,10 @@ class Session:
             NoLock, StaleLock, OtherLock: `comfy_id` is not locked; nothing was sent.
             PromptRejected: the ComfyServer refused it.
         """
-        return self._book.adopt(
-            self._call(
-                lambda me: self._client.submit(me, prompt, None, task_id=task_id, comfy_id=comfy_id)
-            )
+        json = self._call(
+            lambda me: self._client.submit(me, prompt, None, task_id=task_id, comfy_id=comfy_id)
         )
+        return self._book.adopt(json).sent(prompt)
 
     def tasks(self) -> Tasks:
         """Return this kernel's tasks, newest first."""

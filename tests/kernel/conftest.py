@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from jupyter_comfy_lock.kernel import session as sessions
-from jupyter_comfy_lock.kernel import task as tasks
+from jupyter_comfy_lock.kernel import task_wait
 from jupyter_comfy_lock.kernel.session import Session
 from tests.kernel.fake_jupyter import FakeJupyter, managed_place
 
@@ -27,5 +27,5 @@ def session(jupyter: FakeJupyter) -> Iterator[Session]:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits looks often, so that a test of it is short."""
-    monkeypatch.setattr(tasks, "POLL_DOWN_S", 0.02)
-    monkeypatch.setattr(tasks, "TICK_S", 0.02)
+    monkeypatch.setattr(task_wait, "POLL_DOWN_S", 0.02)
+    monkeypatch.setattr(task_wait, "TICK_S", 0.02)
