@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.domain.sweep import InvalidSweep as InvalidSweep
     from jupyter_comfy_lock.kernel.api import LockLost as LockLost
     from jupyter_comfy_lock.kernel.api import OutputsDropped as OutputsDropped
+    from jupyter_comfy_lock.kernel.api import cancel as cancel
     from jupyter_comfy_lock.kernel.api import listen as listen
     from jupyter_comfy_lock.kernel.api import lock as lock
     from jupyter_comfy_lock.kernel.api import pin as pin
@@ -91,6 +92,7 @@ _ERRORS = "jupyter_comfy_lock.domain.errors"
 _HOMES = {
     **dict.fromkeys(
         (
+            "cancel",
             "listen",
             "lock",
             "pin",

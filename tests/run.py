@@ -372,8 +372,12 @@ def _junit_count(report: Path) -> Count:
 
 
 def _environment() -> dict[str, str]:
-    # A shell inside of Jupyter would otherwise lend the tests its server.
-    foreign = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "JUPYTER_", "JPY_", "COMFY_LOCK_")
+    foreign = (
+        # A shell inside of Jupyter would otherwise lend the tests its server.
+        *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "JUPYTER_", "JPY_", "COMFY_LOCK_"),
+        # Containers set it, and each process compiles all that it imports once more.
+        "PYTHONDONTWRITEBYTECODE",
+    )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 

@@ -10,9 +10,9 @@ A test that passes whatever is broken proves nothing. To add a fault, add a `Mut
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import jupyter_comfy_lock
+from tests.mutations.forked import run_pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "jupyter_comfy_lock"
@@ -129,15 +129,17 @@ def _complaint(verdict: Verdict) -> str | None:
 def _copy(folder: Path) -> Path:
     ignored = shutil.ignore_patterns("static", "labextension", "server_config", "*.ipynb")
     # With the times of the files, so that what is compiled already need not be again.
-    package = Path(jupyter_comfy_lock.__file__).parent
+    found = importlib.util.find_spec(PACKAGE)
+    assert found is not None
+    assert found.origin is not None
+    package = Path(found.origin).parent
     return Path(shutil.copytree(package, folder / PACKAGE, ignore=ignored))
 
 
 def _pytest(folder: Path, mutant: Mutant) -> Verdict:
     needs_conftest = mutant.conftest or mutant.postgres
-    command = [
-        # -P: the working directory, where the package is whole, is not the first to import from.
-        *(sys.executable, "-P", "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-rf"),
+    arguments = [
+        *("-x", "-q", "--no-header", "--tb=no", "-rf"),
         *("-p", "tests.mutations.imported", "-p", "no:cacheprovider", "-o", "pythonpath="),
         # A Jupyter server waits for a while before it says that nothing comes.
         f"--timeout={60 if needs_conftest else 20}",
@@ -145,33 +147,28 @@ def _pytest(folder: Path, mutant: Mutant) -> Verdict:
         *(() if mutant.postgres else ("-k", "not postgresql")),
         *mutant.tests,
     ]
-    paths = [str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [folder, ROOT]
+    inherited = filter(None, [os.environ.get("PYTHONPATH")])
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": os.pathsep.join([*map(str, paths), *inherited]),
         # The reason of a failure is told whole.
         "COLUMNS": "400",
         WHERE: str(folder),
     }
     if not needs_conftest:
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    log = folder / "log"
     began_s = time.monotonic()
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=RUN_S,
-        check=False,
+    code = run_pytest(
+        arguments, paths=paths, cwd=ROOT, environment=environment, log=log, within_s=RUN_S
     )
-    said = done.stdout.decode(errors="replace").strip().splitlines() or [""]
+    said = log.read_text(errors="replace").strip().splitlines() or [""]
     failed = next((line for line in said if line.startswith("FAILED ")), None)
     return Verdict(
         name=mutant.name,
         told=failed.removeprefix("FAILED ") if failed else said[-1],
-        code=done.returncode,
+        code=code,
         seconds=time.monotonic() - began_s,
     )
 
