@@ -32,7 +32,15 @@ class _Told(Listing[T], Generic[T]):
 
     def _repr_html_(self) -> str:
         lines = "".join(f"<p>{html.escape(line)}</p>" for line in self.beside())
-        return super()._repr_html_() + lines
+        # Its cells are sentences: they may be broken.
+        table = super()._repr_html_().replace("white-space: nowrap", "white-space: normal")
+        return table + lines
+
+    def __rich__(self) -> Any:
+        from rich.console import Group  # noqa: PLC0415 - only who prints with rich needs rich
+        from rich.text import Text  # noqa: PLC0415
+
+        return Group(super().__rich__(), *map(Text, self.beside()))
 
 
 def _only_known(cls: type[T], json: Mapping[str, Any]) -> T:
@@ -42,6 +50,10 @@ def _only_known(cls: type[T], json: Mapping[str, Any]) -> T:
 
 def _since(moment: float | None) -> str:
     return "" if moment is None else ago(time.time() - moment)
+
+
+def _for(moment: float | None) -> str:
+    return "" if moment is None else f" (for {_since(moment)})"
 
 
 # -- check ---------------------------------------------------------------------------------------
@@ -91,6 +103,11 @@ class Findings(_Told[Finding]):
     def beside(self) -> list[str]:
         """Return what was left out."""
         return list(self.left_out)
+
+    def __repr__(self) -> str:
+        # Sentences, which a table of text would make too wide to read.
+        lines = [f"{each.level}: {each.what}{_for(each.since)}\n    {each.todo}" for each in self]
+        return "\n".join([*(lines or [self.nothing]), *self.beside()])
 
 
 # -- cleanup -------------------------------------------------------------------------------------

@@ -8,11 +8,14 @@ from jupyter_comfy_lock.kernel.inspect_debug import Debug, Here
 from jupyter_comfy_lock.kernel.inspect_views import Cleanup, Findings, SelfTest
 from jupyter_comfy_lock.kernel.link import Link
 
+#: Seconds in which an event stream that is being opened mostly is open.
+_OPENS_IN_S = 1.0
+
 
 class Inspector:
     """Asks the Jupyter server, and sets what this kernel knows beside it."""
 
-    def __init__(self, link: Link, held: HeldLock, *, live: Callable[[], bool]) -> None:
+    def __init__(self, link: Link, held: HeldLock, *, live: Callable[[float], bool]) -> None:
         self._link = link
         self._held = held
         self._live = live
@@ -24,7 +27,7 @@ class Inspector:
         here = Here(
             holder_id=self._link.hello()["holder"]["holder_id"],
             lock=(lock["comfy_id"], lock["fence"]) if lock else None,
-            live=self._live(),
+            live=self._live(_OPENS_IN_S),
         )
         return Debug(json, here)
 

@@ -108,7 +108,7 @@ class Session:
     @property
     def inspector(self) -> Inspector:
         """What looks into what goes on, here and there."""
-        return Inspector(self._link, self._held, live=lambda: self.live)
+        return Inspector(self._link, self._held, live=self._events.soon)
 
     # -- the pool and the lock ------------------------------------------------------------------
 

@@ -7,15 +7,7 @@ from typing import Any
 
 import pytest
 
-from jupyter_comfy_lock.domain.check_pool import (
-    ComfySeen,
-    Facts,
-    Finding,
-    Kind,
-    Level,
-    QueuedPrompt,
-    findings,
-)
+from jupyter_comfy_lock.domain.check_pool import Finding, Kind, Level, findings
 from jupyter_comfy_lock.domain.lock import Ending, HolderId, LockEvent, Mode
 from jupyter_comfy_lock.domain.pool import (
     Access,
@@ -25,6 +17,7 @@ from jupyter_comfy_lock.domain.pool import (
     Maintenance,
     occupancy,
 )
+from jupyter_comfy_lock.domain.pool_facts import ComfySeen, Facts, QueuedPrompt
 from jupyter_comfy_lock.domain.task import Task, TaskState
 from tests.domain.things import a_comfy, a_draining_lock, a_lock, a_snapshot, a_task, a_waiter
 

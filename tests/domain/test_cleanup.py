@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from jupyter_comfy_lock.domain.check_pool import QueuedPrompt
 from jupyter_comfy_lock.domain.cleanup import Action, holders_known, holders_of, plan
 from jupyter_comfy_lock.domain.errors import BadRequest
 from jupyter_comfy_lock.domain.lock import HolderId
 from jupyter_comfy_lock.domain.pool import occupancy
+from jupyter_comfy_lock.domain.pool_facts import QueuedPrompt
 from tests.domain.test_check_pool import K1, K2, K3, K4, LOCKS, TASKS, WELL, ours, seen
 from tests.domain.things import a_waiter
 

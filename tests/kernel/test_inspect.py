@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import jupyter_comfy_lock as comfy
 from jupyter_comfy_lock.kernel import session as sessions
@@ -229,9 +231,15 @@ def test_check_is_a_table_of_findings(session: Session, jupyter: FakeJupyter):
     assert not found.ok
     assert found.left_out == ("The Jupyter user sees all.",)
     assert found.to_dict() == CHECK
-    assert "The lock of <b>b</b> on gpu-1 is stale" in repr(found)
+    first, todo, *_ = repr(found).splitlines()
+    assert first.startswith("trouble: The lock of <b>b</b> on gpu-1 is stale (for ")
+    assert todo == "    Clean up"
     assert repr(found).endswith("The Jupyter user sees all.")
     assert "&lt;b&gt;" in found._repr_html_()
+    assert "nowrap" not in found._repr_html_()
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(found)
+    assert "The Jupyter user sees all." in console.export_text()
     jupyter.check = {**CHECK, "findings": [CHECK["findings"][1]]}
     assert comfy.check().ok
     jupyter.check = {**CHECK, "findings": [], "left_out": []}

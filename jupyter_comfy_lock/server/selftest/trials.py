@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-from jupyter_comfy_lock.domain.check_pool import Facts, Kind, Level, findings
+from jupyter_comfy_lock.domain.check_pool import Kind, Level, findings
 from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, LockId, Mode
+from jupyter_comfy_lock.domain.pool_facts import Facts
 from jupyter_comfy_lock.server.check import check
 from jupyter_comfy_lock.server.cleanup import Order, cleanup
 from jupyter_comfy_lock.server.selftest.actor import Actor, Answer, Broken, CannotTry
