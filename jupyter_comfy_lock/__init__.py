@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.domain.errors import LockTimeout as LockTimeout
     from jupyter_comfy_lock.domain.errors import NoServerExtension as NoServerExtension
     from jupyter_comfy_lock.domain.errors import NotYours as NotYours
+    from jupyter_comfy_lock.domain.errors import OtherLock as OtherLock
     from jupyter_comfy_lock.domain.errors import PromptRejected as PromptRejected
     from jupyter_comfy_lock.domain.errors import ServerConsistencyError as ServerConsistencyError
     from jupyter_comfy_lock.domain.errors import StaleLock as StaleLock
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.domain.errors import UnknownComfy as UnknownComfy
     from jupyter_comfy_lock.domain.errors import UnknownTask as UnknownTask
     from jupyter_comfy_lock.domain.errors import WrongCredential as WrongCredential
+    from jupyter_comfy_lock.domain.sweep import InvalidSweep as InvalidSweep
     from jupyter_comfy_lock.kernel.api import LockLost as LockLost
     from jupyter_comfy_lock.kernel.api import OutputsDropped as OutputsDropped
     from jupyter_comfy_lock.kernel.api import listen as listen
@@ -61,6 +63,9 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.kernel.api import tasks as tasks
     from jupyter_comfy_lock.kernel.results import Result as Result
     from jupyter_comfy_lock.kernel.saving import NotSaved as NotSaved
+    from jupyter_comfy_lock.kernel.sweep import Sweep as Sweep
+    from jupyter_comfy_lock.kernel.sweep import SweepStopped as SweepStopped
+    from jupyter_comfy_lock.kernel.sweep import sweep as sweep
     from jupyter_comfy_lock.kernel.task import Task as Task
     from jupyter_comfy_lock.kernel.task import TaskNotEnded as TaskNotEnded
     from jupyter_comfy_lock.kernel.task_events import TaskEvent as TaskEvent
@@ -99,6 +104,8 @@ _HOMES = {
     "Lock": "jupyter_comfy_lock.kernel.views",
     "NotSaved": "jupyter_comfy_lock.kernel.saving",
     "Result": "jupyter_comfy_lock.kernel.results",
+    "InvalidSweep": "jupyter_comfy_lock.domain.sweep",
+    **dict.fromkeys(("Sweep", "SweepStopped", "sweep"), "jupyter_comfy_lock.kernel.sweep"),
     "Task": "jupyter_comfy_lock.kernel.task",
     "TaskEvent": "jupyter_comfy_lock.kernel.task_events",
     "TaskLog": "jupyter_comfy_lock.kernel.task_log",
@@ -116,6 +123,7 @@ _HOMES = {
             "LockTimeout",
             "NoServerExtension",
             "NotYours",
+            "OtherLock",
             "PromptRejected",
             "ServerConsistencyError",
             "StaleLock",

@@ -18,6 +18,7 @@
   - LockTimeout              it was waited for, and it is still taken
   - ComfyClosed              an operator lets nobody have the ComfyServer now
   - ServerConsistencyError   tasks are pending on another ComfyServer (R3)
+  - OtherLock                what was to be done is for another ComfyServer than the locked one (R3)
   - StaleLock                the lock was lost (R7)
   - InvalidWorkflow          not a workflow that ComfyUI could run
   - PromptRejected           ComfyUI refused the prompt
@@ -119,6 +120,13 @@ class BadRequest(ComfyLockError):
 
     def __init__(self, field: str, why: str) -> None:
         super().__init__(f'"{field}" {why}', field=field)
+
+
+class TakenId(BadRequest):
+    """A prompt was to have the id of an earlier one; `field` is what the caller calls that id."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field, "is the id of an earlier prompt; leave it out")
 
 
 class EmptyPool(ComfyLockError):
@@ -311,6 +319,22 @@ class ServerConsistencyError(ComfyLockError):
             asked=asked,
             locked=locked,
             pending=ids,
+        )
+
+
+class OtherLock(ComfyLockError):
+    """R3: what was to be sent is for one ComfyServer, and the kernel has locked another."""
+
+    code = "other_lock"
+    http_status_hint = 409
+
+    def __init__(self, holder: str, *, wanted: str, locked: str) -> None:
+        super().__init__(
+            f"Nothing was sent: this is for ComfyServer {wanted!r}, and kernel {holder} has "
+            f"locked {locked!r}.",
+            holder=holder,
+            wanted=wanted,
+            locked=locked,
         )
 
 

@@ -188,7 +188,7 @@ def _submit(
     loaded = workflow if isinstance(workflow, Workflow) else Workflow.load(workflow)
     if values:
         loaded = loaded.copy().set(**values)
-    prompt = _sendable(loaded.ready())
+    prompt = sendable(loaded.ready())
     task = current().submit(prompt, extra_data=extra_data, on_lock=say_lock)
     if task.dropped:
         lines = "".join(f"\n  {line}" for line in node_error_lines(task.dropped))
@@ -236,7 +236,12 @@ def _warn_of_loss(session: Session, *, held_now: str | None = None, stacklevel: 
         warnings.warn(loss, LockLost, stacklevel=stacklevel)
 
 
-def _sendable(prompt: dict[str, Any]) -> dict[str, Any]:
+def sendable(prompt: dict[str, Any]) -> dict[str, Any]:
+    """Return `prompt`, if JSON can carry it.
+
+    Raises:
+        InvalidWorkflow: it names each input whose value JSON does not have.
+    """
     wrong = {
         f"{node_id}.{name}": why
         for node_id, node in prompt.items()

@@ -132,14 +132,25 @@ class ComfyClient:
         return cast(LockJson | None, self._ask(credential, "DELETE", "locks/mine")["released"])
 
     def submit(
-        self, credential: str, prompt: Mapping[str, Any], extra_data: Mapping[str, Any] | None
+        self,
+        credential: str,
+        prompt: Mapping[str, Any],
+        extra_data: Mapping[str, Any] | None,
+        *,
+        task_id: str | None = None,
+        comfy_id: str | None = None,
     ) -> TaskJson:
-        """Send a prompt under this kernel's lock.
+        """Send a prompt under this kernel's lock, if that is of `comfy_id` where one is named.
 
-        It goes out under an id that is made here, so that it can be sent again when the answer
-        was lost: the Jupyter server knows it by then, and runs nothing twice.
+        It goes out under an id that is made before, here or by the caller, so that it can be sent
+        again when the answer was lost: the Jupyter server knows it by then, and runs nothing twice.
         """
-        body = {"task_id": str(uuid4()), "prompt": prompt, "extra_data": extra_data}
+        body = {
+            "task_id": task_id or str(uuid4()),
+            "prompt": prompt,
+            "extra_data": extra_data,
+            "comfy_id": comfy_id,
+        }
         return cast(TaskJson, _TWICE(self._ask, credential, "POST", "tasks", json=body))
 
     def tasks(self, credential: str, *, earlier: bool = False) -> list[TaskJson]:

@@ -62,9 +62,14 @@ class Session:
         """The Jupyter server, and how this process introduces itself there."""
         return self._link.place
 
+    @property
+    def live(self) -> bool:
+        """Whether events arrive."""
+        return self._events.live
+
     def hears_of(self, task: Task) -> bool:
         """Whether news of `task` arrives by itself; of an earlier life of this kernel, none do."""
-        return self._events.live and task.json["holder_id"] == self._link.holder_id
+        return self.live and task.json["holder_id"] == self._link.holder_id
 
     @property
     def kernel(self) -> str:
@@ -279,6 +284,20 @@ class Session:
             self._held.refuse_to_wander()
             on_lock(self.lock())
             json = self._call(send)
+        return self._book.adopt(json).sent(prompt)
+
+    def send(self, prompt: Mapping[str, Any], *, task_id: str, comfy_id: str) -> Task:
+        """Send `prompt` as the task `task_id`, to `comfy_id` or nowhere; locks nothing.
+
+        When the answer was lost, sending it again under the same id runs nothing twice.
+
+        Raises:
+            NoLock, StaleLock, OtherLock: `comfy_id` is not locked; nothing was sent.
+            PromptRejected: the ComfyServer refused it.
+        """
+        json = self._call(
+            lambda me: self._client.submit(me, prompt, None, task_id=task_id, comfy_id=comfy_id)
+        )
         return self._book.adopt(json).sent(prompt)
 
     def tasks(self, *, earlier: bool = False) -> Tasks:

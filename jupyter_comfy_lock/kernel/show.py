@@ -3,10 +3,13 @@
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyter_comfy_lock.kernel.task import Task
 from jupyter_comfy_lock.kernel.views import Lock
+
+if TYPE_CHECKING:
+    from jupyter_comfy_lock.kernel.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,15 @@ def show_task(task: Task) -> None:
             )
         return
     display(view)  # type: ignore[no-untyped-call]
+
+
+def show_sweep(sweep: "Sweep") -> None:
+    """Show `sweep` under the running cell, if this is a notebook's kernel."""
+    if not in_notebook():
+        return
+    from jupyter_comfy_lock.kernel.widgets.sweep_view import show  # noqa: PLC0415 - see show_task
+
+    show(sweep)
 
 
 def say_lock(lock: Lock) -> None:

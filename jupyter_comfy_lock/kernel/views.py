@@ -227,6 +227,8 @@ class Lock:
     new: bool = True
     #: The mode in which it had it; None where it had not.
     was: str | None = None
+    #: When its ComfyUI was last seen to have been restarted since, in seconds since the epoch.
+    restarted_at: float | None = None
     #: Of an exclusive lock: prompts of nobody here that were in its queue when it was got.
     foreign_prompts: int = 0
     _home: LockHome | None = field(default=None, repr=False, compare=False)
@@ -251,6 +253,7 @@ class Lock:
             chosen_by=chosen_by,
             new=new,
             was=was,
+            restarted_at=json.get("restarted_at"),
             foreign_prompts=json.get("foreign_prompts", 0),
             _home=home,
         )
@@ -321,7 +324,7 @@ class Status:
     def __repr__(self) -> str:
         pending = sum(not each.ended for each in self.tasks)
         held = "no lock" if self.lock is None else self.lock.comfy_id
-        since = "" if self.lock is None else f" ({self.lock.mode}, {ago_since(self.lock)})"
+        since = "" if self.lock is None else f" ({_state_of(self.lock)})"
         return (
             f"{held}{since} · kernel {self.kernel} · Jupyter server {self.server}\n"
             f"{len(self.tasks)} task(s), {pending} pending"
@@ -364,6 +367,13 @@ def _since(who: ComfyHolder | ComfyWaiter) -> str:
 def ago_since(lock: Lock) -> str:
     """Return for how long `lock` has been held."""
     return ago(time.time() - lock.since)
+
+
+def _state_of(lock: Lock) -> str:
+    told = f"{lock.mode}, {ago_since(lock)}"
+    if lock.restarted_at is None:
+        return told
+    return f"{told}; ComfyUI was restarted {ago(time.time() - lock.restarted_at)} ago"
 
 
 def newest_first(tasks: Sequence[Task]) -> Tasks:

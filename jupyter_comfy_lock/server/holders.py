@@ -122,14 +122,14 @@ class HolderRegistry:
         """Return the present incarnation of a kernel."""
         return self._by_kernel.get(kernel_id)
 
-    def get(self, holder_id: HolderId) -> Holder | None:
+    def by_id(self, holder_id: str) -> Holder | None:
         """Return that incarnation of a kernel, if it is still there."""
-        holder = self._by_kernel.get(kernel_of(holder_id))
+        holder = self._by_kernel.get(kernel_of(HolderId(holder_id)))
         return holder if holder is not None and holder.holder_id == holder_id else None
 
     def has(self, holder_id: HolderId) -> bool:
         """Whether that incarnation is still there."""
-        return self.get(holder_id) is not None
+        return self.by_id(holder_id) is not None
 
     def all(self) -> list[Holder]:
         """Return all holders."""

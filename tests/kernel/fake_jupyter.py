@@ -15,6 +15,7 @@ from jupyter_comfy_lock.domain.errors import (
     ComfyLockError,
     LockRefused,
     NoLock,
+    OtherLock,
     UnknownComfy,
     UnknownFile,
     UnknownHolder,
@@ -428,6 +429,9 @@ class FakeJupyter:
             raise NoLock(holder["holder_id"])
         if self.refuse is not None:
             raise self.refuse
+        wanted = body.get("comfy_id")
+        if wanted is not None and wanted != self.lock["comfy_id"]:
+            raise OtherLock(holder["name"], wanted=wanted, locked=self.lock["comfy_id"])
         task_id = body["task_id"]
         self.prompts.append(body["prompt"])
         if task_id in self.tasks:

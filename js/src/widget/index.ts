@@ -1,9 +1,11 @@
 import type { Render } from '@anywidget/types';
 
+import { renderSweep } from './sweep_widget';
 import { renderTask } from './task_widget';
 
 /** By the trait `view` of the Python side. */
 const VIEWS: Readonly<Record<string, Render>> = {
+  sweep: renderSweep,
   task: renderTask as Render
 };
 

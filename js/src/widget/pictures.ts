@@ -1,4 +1,14 @@
-import type { JupyterPage } from './server';
+import { complaint } from './dom';
+
+/** Where the bytes of pictures and files come from. */
+export interface Files {
+  /**
+   * Fetch the bytes at `path`, below the Jupyter server's base URL.
+   *
+   * @throws Error with a message for the person.
+   */
+  bytes(path: string, signal: AbortSignal): Promise<Blob>;
+}
 
 /**
  * One <img> that goes from picture to picture without a gap: the next one is shown when it is
@@ -8,7 +18,7 @@ export class Picture {
   readonly node = document.createElement('img');
 
   constructor(
-    private readonly _page: JupyterPage,
+    private readonly _files: Files,
     private readonly _signal: AbortSignal
   ) {
     this.node.hidden = true;
@@ -32,10 +42,10 @@ export class Picture {
     while (path !== this._wanted && !this._isOver()) {
       path = this._wanted;
       try {
-        await this._swap(await this._page.bytes(path, this._signal));
+        await this._swap(await this._files.bytes(path, this._signal));
       } catch (error) {
         if (path === this._wanted && !this._isOver()) {
-          failed(error instanceof Error ? error.message : String(error));
+          failed(complaint(error));
         }
       }
     }
@@ -73,29 +83,4 @@ export class Picture {
   private _url = '';
   private _wanted = '';
   private _loading = false;
-}
-
-/** Show `picture` large until Escape, a click or `signal` closes it. */
-export function zoom(
-  picture: HTMLImageElement,
-  caption: string,
-  signal: AbortSignal
-): void {
-  const dialog = document.createElement('dialog');
-  dialog.className = 'jp-ComfyTask-zoom';
-  dialog.setAttribute('aria-label', caption);
-  const large = document.createElement('img');
-  large.src = picture.src;
-  large.alt = caption;
-  const text = document.createElement('p');
-  text.textContent = caption;
-  dialog.append(large, text);
-  const close = () => dialog.close();
-  dialog.addEventListener('click', close);
-  // The notebook must not take Escape for its command mode.
-  dialog.addEventListener('keydown', event => event.stopPropagation());
-  dialog.addEventListener('close', () => dialog.remove());
-  signal.addEventListener('abort', close);
-  document.body.append(dialog);
-  dialog.showModal();
 }

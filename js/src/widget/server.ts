@@ -1,5 +1,7 @@
+import type { Files } from './pictures';
+
 /** The Jupyter server that the page came from. */
-export class JupyterPage {
+export class JupyterPage implements Files {
   private constructor(
     private readonly _baseUrl: string,
     private readonly _token: string
@@ -76,12 +78,12 @@ export class JupyterPage {
 
 async function checked(response: Response): Promise<Response> {
   if (!response.ok) {
-    throw new Error(await complaint(response));
+    throw new Error(await refusal(response));
   }
   return response;
 }
 
-async function complaint(response: Response): Promise<string> {
+async function refusal(response: Response): Promise<string> {
   const status = `${response.status} ${response.statusText}`.trim();
   try {
     const body: unknown = await response.json();

@@ -1,3 +1,5 @@
+import { Bar } from './bar';
+import { button, complaint, element, fill, put } from './dom';
 import {
   detail,
   droppedTitle,
@@ -9,8 +11,10 @@ import {
   step,
   stepShare
 } from './labels';
-import { Picture, zoom } from './pictures';
+import { Picture } from './pictures';
 import type { JupyterPage } from './server';
+import { zoom } from './zoom';
+import type { Zoomed } from './zoom';
 import { hasEnded, isLive } from './task';
 import type { Task, TaskFile } from './task';
 
@@ -32,8 +36,7 @@ export class TaskView {
     private readonly _signal: AbortSignal
   ) {
     this._el = el;
-    el.classList.add('jp-ComfyTask');
-    this._head.append(this._title, this._badge, this._text, this._cancel);
+    el.classList.add('jp-Comfy', 'jp-ComfyTask');
     el.append(
       this._head,
       this._nodes.node,
@@ -43,11 +46,9 @@ export class TaskView {
       this._failure
     );
     this._text.setAttribute('role', 'status');
-    this._cancel.type = 'button';
-    this._cancel.textContent = 'Cancel';
-    this._cancel.addEventListener('click', () => void this._onCancel(), {
-      signal: _signal
-    });
+    this._cancel = button('Cancel', () => void this._onCancel(), _signal);
+    this._cancel.classList.add('jp-ComfyTask-cancel');
+    this._head.append(this._title, this._badge, this._text, this._cancel);
     this._failure.append(this._failureTitle, this._traceback);
     if (_page !== null) {
       this._preview = new Picture(_page, _signal);
@@ -111,38 +112,26 @@ export class TaskView {
       link.textContent = file.filename;
       return link;
     }
-    const button = document.createElement('button');
-    button.type = 'button';
-    button.className = 'jp-ComfyTask-thumbnail';
-    button.title = file.filename;
     const picture = new Picture(page, this._signal);
+    const shown = { image: picture.node, caption: file.filename, filename: file.filename };
+    const open = () => zoom(this._zoomed, this._zoomed.indexOf(shown), this._signal);
+    const node = button('', open, this._signal);
+    node.className = 'jp-ComfyTask-thumbnail';
+    node.title = file.filename;
     picture.node.alt = file.filename;
-    picture.show(file.path, reason => {
-      put(button, `${file.filename}: ${reason}`);
-    });
-    button.append(picture.node);
-    button.addEventListener(
-      'click',
-      () => zoom(picture.node, file.filename, this._signal),
-      { signal: this._signal }
-    );
-    return button;
+    picture.show(file.path, reason => put(node, `${file.filename}: ${reason}`));
+    node.append(picture.node);
+    this._zoomed.push(shown);
+    return node;
   }
 
   private _drawProblems(task: Task): void {
     const dropped = task.dropped.map(droppedTitle);
     const left = this._complaint === '' ? [] : [this._complaint];
     const notes = [...dropped, ...left].join('\n');
-    if (this._notes.dataset['notes'] !== notes) {
-      this._notes.dataset['notes'] = notes;
-      this._notes.replaceChildren(
-        ...[...dropped, ...left].map(note => {
-          const item = document.createElement('li');
-          item.textContent = note;
-          return item;
-        })
-      );
-    }
+    fill(this._notes, notes, () =>
+      [...dropped, ...left].map(note => element('li', '', note))
+    );
     this._failure.hidden = task.error === null;
     if (task.error !== null) {
       put(this._failureTitle, errorTitle(task.error));
@@ -160,8 +149,7 @@ export class TaskView {
     try {
       await this._wishes.cancel(task);
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
-      this._complaint = `Could not cancel: ${reason}`;
+      this._complaint = `Could not cancel: ${complaint(error)}`;
     } finally {
       this._cancel.disabled = false;
     }
@@ -174,62 +162,21 @@ export class TaskView {
   apiPath = 'comfy-lock/api/';
 
   private readonly _el: HTMLElement;
-  private readonly _head = element('div', 'head');
-  private readonly _title = element('strong', 'title');
-  private readonly _badge = element('span', 'badge');
-  private readonly _text = element('span', 'text');
-  private readonly _cancel = element('button', 'cancel');
-  private readonly _nodes = new Bar('nodes', 'Progress of the task');
-  private readonly _steps = new Bar('steps', 'Steps of this node');
-  private readonly _gallery = element('div', 'gallery');
-  private readonly _notes = element('ul', 'notes');
-  private readonly _failure = element('details', 'failure');
-  private readonly _failureTitle = element('summary', 'failureTitle');
-  private readonly _traceback = element('pre', 'traceback');
+  private readonly _head = element('div', 'jp-ComfyTask-head');
+  private readonly _title = element('strong', 'jp-ComfyTask-title');
+  private readonly _badge = element('span', 'jp-ComfyTask-badge');
+  private readonly _text = element('span', 'jp-ComfyTask-text');
+  private readonly _cancel: HTMLButtonElement;
+  private readonly _nodes = new Bar('jp-ComfyTask-nodes', 'Progress of the task');
+  private readonly _steps = new Bar('jp-ComfyTask-steps', 'Steps of this node');
+  private readonly _gallery = element('div', 'jp-ComfyTask-gallery');
+  private readonly _notes = element('ul', 'jp-ComfyTask-notes');
+  private readonly _failure = element('details', 'jp-ComfyTask-failure');
+  private readonly _failureTitle = element('summary', 'jp-ComfyTask-failureTitle');
+  private readonly _traceback = element('pre', 'jp-ComfyTask-traceback');
   private readonly _preview: Picture | null = null;
   private readonly _shown = new Set<string>();
+  private readonly _zoomed: Zoomed[] = [];
   private _task: Task | null = null;
   private _complaint = '';
-}
-
-class Bar {
-  readonly node: HTMLElement;
-
-  constructor(name: string, label: string) {
-    this.node = element('div', name);
-    this.node.classList.add('jp-ComfyTask-bar');
-    this.node.setAttribute('role', 'progressbar');
-    this.node.setAttribute('aria-label', label);
-    this.node.setAttribute('aria-valuemin', '0');
-    this.node.setAttribute('aria-valuemax', '100');
-    this.node.append(this._fill);
-  }
-
-  draw(share: number | null, text: string): void {
-    this.node.hidden = share === null;
-    if (share !== null) {
-      const percent = Math.round(share * 100);
-      this.node.setAttribute('aria-valuenow', String(percent));
-      this.node.setAttribute('aria-valuetext', text);
-      this._fill.style.width = `${percent}%`;
-    }
-  }
-
-  private readonly _fill = element('div', 'fill');
-}
-
-function element<K extends keyof HTMLElementTagNameMap>(
-  tag: K,
-  name: string
-): HTMLElementTagNameMap[K] {
-  const node = document.createElement(tag);
-  node.className = `jp-ComfyTask-${name}`;
-  return node;
-}
-
-/** Writing the same text again would make screen readers read it again. */
-function put(node: HTMLElement, text: string): void {
-  if (node.textContent !== text) {
-    node.textContent = text;
-  }
 }
