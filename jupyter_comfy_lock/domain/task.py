@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, NewType
 from uuid import UUID
 
-from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Mode
+from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Mode, kernel_of
 
 TaskId = NewType("TaskId", str)
 
@@ -135,6 +135,13 @@ class Task:
     cancel_requested: bool = False
     #: The id that ComfyUI gave the prompt, where it did not take ours; None until it is known.
     given_id: str | None = None
+    #: Tells the notebook that it was sent from, whichever kernel that has; "" for none.
+    notebook: str = ""
+
+    @property
+    def kernel_id(self) -> str:
+        """The kernel that sent it, in whichever life."""
+        return kernel_of(self.holder_id)
 
     @property
     def prompt_id(self) -> str:

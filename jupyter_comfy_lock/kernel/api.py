@@ -199,9 +199,13 @@ def _submit(
     return task
 
 
-def tasks() -> Tasks:
-    """Return this kernel's tasks, newest first."""
-    return current().tasks()
+def tasks(*, earlier: bool = False) -> Tasks:
+    """Return this kernel's tasks, newest first.
+
+    `earlier`: also those of before a restart of the kernel, and of before a restart of the Jupyter
+    server where this is the kernel of a notebook file.
+    """
+    return current().tasks(earlier=earlier)
 
 
 def task(task_id: str) -> Task:

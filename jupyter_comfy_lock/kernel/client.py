@@ -155,9 +155,10 @@ class ComfyClient:
         }
         return cast(TaskJson, _TWICE(self._ask, credential, "POST", "tasks", json=body))
 
-    def tasks(self, credential: str) -> list[TaskJson]:
-        """Return this kernel's tasks."""
-        return cast(list[TaskJson], self._ask(credential, "GET", "tasks")["tasks"])
+    def tasks(self, credential: str, *, earlier: bool = False) -> list[TaskJson]:
+        """Return this kernel's tasks; `earlier`: also those of its notebook's former kernels."""
+        path = "tasks?earlier=true" if earlier else "tasks"
+        return cast(list[TaskJson], self._ask(credential, "GET", path)["tasks"])
 
     def task(self, credential: str, task_id: str) -> TaskJson:
         """Return one task."""

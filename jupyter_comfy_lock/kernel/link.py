@@ -55,6 +55,11 @@ class Link:
         holder = self._hello["holder"]
         return holder["name"] or holder["holder_id"]
 
+    @property
+    def holder_id(self) -> str | None:
+        """What the Jupyter server calls this life of the kernel; None before the first hello."""
+        return None if self._hello is None else self._hello["holder"]["holder_id"]
+
     def is_mine(self) -> bool:
         """Whether this process has said hello itself; a fork has not."""
         return self._pid == os.getpid()

@@ -68,6 +68,10 @@ class Session:
         """Whether events arrive."""
         return self._events.live
 
+    def hears_of(self, task: Task) -> bool:
+        """Whether news of `task` arrives by itself; of an earlier life of this kernel, none do."""
+        return self.live and task.json["holder_id"] == self._link.holder_id
+
     @property
     def kernel(self) -> str:
         """What to call this kernel in a message."""
@@ -302,9 +306,10 @@ class Session:
         )
         return self._book.adopt(json).sent(prompt)
 
-    def tasks(self) -> Tasks:
-        """Return this kernel's tasks, newest first."""
-        return newest_first([self._book.adopt(each) for each in self._call(self._client.tasks)])
+    def tasks(self, *, earlier: bool = False) -> Tasks:
+        """Return this kernel's tasks, newest first; `earlier`: and its notebook's former ones."""
+        found = self._call(lambda me: self._client.tasks(me, earlier=earlier))
+        return newest_first([self._book.adopt(each) for each in found])
 
     def task(self, task_id: str) -> Task:
         """Return one of this kernel's tasks.

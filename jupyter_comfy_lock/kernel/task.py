@@ -35,12 +35,11 @@ class Home(Protocol):
     """What a task needs of the session that it belongs to."""
 
     @property
-    def live(self) -> bool:
-        """Whether events arrive."""
-
-    @property
     def kernel(self) -> str:
         """What to call this kernel in a message."""
+
+    def hears_of(self, task: "Task") -> bool:
+        """Whether news of the task arrives by itself."""
 
     def refresh(self, task: "Task") -> None:
         """Ask the Jupyter server for the task's newest state."""
@@ -72,7 +71,7 @@ class Task:
         self._json = json
         self._ended = threading.Event()
         self._listeners: list[Callable[[], None]] = []
-        self._lookout = Lookout(lambda: home.refresh(self), lambda: home.live)
+        self._lookout = Lookout(lambda: home.refresh(self), lambda: home.hears_of(self))
         self._images: list[Image] | None = None
         self._diary = Diary()
         self._diary.hear(json)
@@ -233,7 +232,7 @@ class Task:
 
     def _freshen(self) -> None:
         """Look once in a while, so that a loop over `state` ends also when the stream is down."""
-        if not self.ended and not self._home.live:
+        if not self.ended and not self._home.hears_of(self):
             with suppress(ComfyLockError):
                 self._lookout.look()
 

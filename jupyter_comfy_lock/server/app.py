@@ -3,6 +3,8 @@
 import asyncio
 import atexit
 import contextlib
+import getpass
+import platform
 import re
 from importlib import import_module
 from pathlib import Path
@@ -139,7 +141,9 @@ class ComfyLock(ExtensionApp):
         self._refusals = Refusals()
         self._stores = await asyncio.to_thread(_open_stores, self.place, self.policy.ttl_s)
         self._wire_locks(serverapp.event_logger)
-        self._tasks = TaskService(self._stores.tasks, self._locks, self.log, self._tell_task)
+        self._tasks = TaskService(
+            self._stores.tasks, self._locks, self._registry, self.log, self._tell_task
+        )
         files = FileService(self._stores.uploads, self._tasks)
         self._streams = HolderStreams(self._tasks.on_frame, self.log)
         self._ports = GatewayPorts(serverapp.web_app, serverapp.base_url)
@@ -151,6 +155,7 @@ class ComfyLock(ExtensionApp):
             self.log,
             self._end_holder,
             ttl_s=self.policy.ttl_s,
+            home=_home(serverapp),
         )
         self._held.on_change = self._lock_changed
         for upstream in self._upstreams.values():
@@ -366,6 +371,19 @@ class ComfyLock(ExtensionApp):
             self.log.debug("No pin in %s", holder.name, exc_info=True)
             return None
         return ComfyId(pin) if isinstance(pin, str) else None
+
+
+def _home(serverapp: Any) -> list[str]:
+    """Return what stays the same when this Jupyter server is restarted, and is no other's.
+
+    Users and machines that share a store have notebooks of the same name.
+    """
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # A container may run as a user without a name.
+        user = ""
+    return [platform.node(), user, serverapp.base_url, serverapp.root_dir]
 
 
 def _open_stores(place: Place, ttl_s: float) -> "Stores":

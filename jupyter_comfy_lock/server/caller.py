@@ -110,6 +110,17 @@ class ComfyLockHandler(APIHandler):
         # Jupyter's own reader breaks on what is not UTF-8, and logs all that is no JSON as a fault.
         return json_object(self.request.body)
 
+    def flag(self, name: str) -> bool:
+        """Return an argument of the query that says yes or no; left out, it is no.
+
+        Raises:
+            BadRequest: it is neither.
+        """
+        said = self.get_query_argument(name, "false")
+        if said not in ("true", "false"):
+            raise BadRequest(field=name, why='must be "true" or "false"')
+        return said == "true"
+
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
         """Return a part of the path, or an argument of the query, as text."""
         try:

@@ -191,8 +191,12 @@ class TasksHandler(ComfyLockHandler):
     @allow_unauthenticated
     async def get(self) -> None:
         """List the caller's newest tasks, or everybody's for the Jupyter user."""
-        tasks = await self.services.tasks.newest(self.holder_id, _NEWEST)
-        self.finish({"tasks": [self.task_json(task) for task in tasks]})
+        tasks = self.services.tasks
+        if self.holder is not None and self.flag("earlier"):
+            found = await tasks.earlier(self.holder, _NEWEST)
+        else:
+            found = await tasks.newest(self.holder_id, _NEWEST)
+        self.finish({"tasks": [self.task_json(task) for task in found]})
 
     @allow_unauthenticated
     async def post(self) -> None:
@@ -205,8 +209,7 @@ class TasksHandler(ComfyLockHandler):
         if task_id is None and body.get("task_id") is not None:
             raise BadRequest(field="task_id", why="must be a UUID or null")
         live, is_new = await self.services.submitter.submit_once(
-            holder.holder_id,
-            holder.name,
+            holder,
             body.get("prompt"),
             extra_data,
             task_id or TaskId(str(uuid4())),
@@ -222,7 +225,7 @@ class TaskHandler(ComfyLockHandler):
     @allow_unauthenticated
     async def get(self, task_id: str) -> None:
         """Show one task."""
-        self.finish(self.task_json(await self.services.tasks.find(task_id, self.holder_id)))
+        self.finish(self.task_json(await self.services.tasks.find(task_id, self.holder)))
 
 
 class CancelHandler(ComfyLockHandler):
@@ -231,9 +234,10 @@ class CancelHandler(ComfyLockHandler):
     @allow_unauthenticated
     async def post(self, task_id: str) -> None:
         """Ask for the end of a task; it comes as an event."""
-        task = await self.services.tasks.find(task_id, self.holder_id)
+        task = await self.services.tasks.find(task_id, self.holder)
         live = self.services.tasks.live(task_id)
-        if live is not None:
+        # One of an earlier life of the kernel was cancelled when that ended.
+        if live is not None and self.holder_id in (None, task.holder_id):
             by = "by its kernel" if self.holder else "by the Jupyter user"
             await self.services.tasks.cancel(live, by)
             task = live.task
@@ -249,7 +253,7 @@ class FileHandler(ComfyLockHandler):
         """Stream a file of a task from the ComfyServer that made it (R5)."""
         if not _FILE_NUMBER.fullmatch(number):
             raise BadRequest(field="number", why="must be a whole number from 0 to 999999")
-        task = await self.services.tasks.find(task_id, self.holder_id)
+        task = await self.services.tasks.find(task_id, self.holder)
         files = output_files(task.outputs)
         if int(number) >= len(files):
             msg = f"Task {task_id} has {len(files)} file(s); there is no number {number}."
@@ -279,7 +283,7 @@ class PreviewHandler(ComfyLockHandler):
     @allow_unauthenticated
     async def get(self, task_id: str) -> None:
         """Show the newest preview of a task."""
-        await self.services.tasks.find(task_id, self.holder_id)
+        await self.services.tasks.find(task_id, self.holder)
         live = self.services.tasks.live(task_id)
         if live is None or live.preview is None:
             msg = f"Task {task_id} has shown no preview."

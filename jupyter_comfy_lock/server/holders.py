@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jupyter_comfy_lock.domain.desk import Desk
 from jupyter_comfy_lock.domain.errors import UnknownHolder
-from jupyter_comfy_lock.domain.lock import ComfyId, HolderId
+from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, kernel_of
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -22,6 +22,9 @@ class Holder:
     kind: Literal["managed", "attached"]
     #: Path of the notebook where known, else what the kernel calls itself.
     name: str
+    #: Tells the notebook whose kernel it is from all others, also after a restart of the Jupyter
+    #: server; "" if it is no notebook's.
+    notebook: str = ""
     #: Made anew by each process that says hello.
     instance: str
     #: Process id of a managed kernel, where its provisioner tells.
@@ -69,6 +72,7 @@ class HolderRegistry:
         instance: str,
         kind: Literal["managed", "attached"],
         name: str,
+        notebook: str = "",
         process: int | None,
     ) -> Holder:
         """Add the next incarnation of a kernel. The one before must have ended."""
@@ -80,6 +84,7 @@ class HolderRegistry:
             incarnation=incarnation,
             kind=kind,
             name=name,
+            notebook=notebook,
             instance=instance,
             process=process,
         )
@@ -118,14 +123,13 @@ class HolderRegistry:
         return self._by_kernel.get(kernel_id)
 
     def by_id(self, holder_id: str) -> Holder | None:
-        """Return the holder with that id, if it is there."""
-        return next(
-            (each for each in self._by_kernel.values() if each.holder_id == holder_id), None
-        )
+        """Return that incarnation of a kernel, if it is still there."""
+        holder = self._by_kernel.get(kernel_of(HolderId(holder_id)))
+        return holder if holder is not None and holder.holder_id == holder_id else None
 
     def has(self, holder_id: HolderId) -> bool:
         """Whether that incarnation is still there."""
-        return any(each.holder_id == holder_id for each in self._by_kernel.values())
+        return self.by_id(holder_id) is not None
 
     def all(self) -> list[Holder]:
         """Return all holders."""

@@ -7,8 +7,10 @@ dies), and a look at all holders every two seconds (sees whatever the others mis
 
 import asyncio
 import hmac
+import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import sha256
 from logging import Logger
 from typing import Any, Literal
 
@@ -49,13 +51,16 @@ class KernelWatcher:
         on_end: OnEnd,
         *,
         ttl_s: float,
+        home: Sequence[str],
     ) -> None:
+        """`home` tells this Jupyter server's notebooks from others', also when it is restarted."""
         self._registry = registry
         self._kernels = kernel_manager
         self._sessions = session_manager
         self._log = log
         self._on_end = on_end
         self._ttl_s = ttl_s
+        self._home = home
         #: Holders that are being ended: what they held is being released.
         self._ending: dict[HolderId, str] = {}
         self._looking = Background(self._look_for_ever)
@@ -92,8 +97,8 @@ class KernelWatcher:
             msg = f"The proof is not that of kernel {kernel_id}."
             raise WrongCredential(msg)
         process = self._process(kernel_id)
-        name = await self._notebook(kernel_id)
-        return await self._hello(kernel_id, instance, "managed", name, process)
+        name, notebook = await self._notebook(kernel_id)
+        return await self._hello(kernel_id, instance, "managed", name, process, notebook)
 
     async def hello_attached(
         self, kernel_id: str, *, instance: str, name: str
@@ -115,6 +120,7 @@ class KernelWatcher:
         kind: Literal["managed", "attached"],
         name: str,
         process: int | None,
+        notebook: str = "",
     ) -> tuple[Holder, bool]:
         while (known := self._registry.of_kernel(kernel_id)) is not None:
             # A kernel's child processes share its holder: same process as far as we know.
@@ -123,7 +129,7 @@ class KernelWatcher:
                 return known, False
             await self.end(known, "the kernel was restarted")
         holder = self._registry.add(
-            kernel_id, instance=instance, kind=kind, name=name, process=process
+            kernel_id, instance=instance, kind=kind, name=name, notebook=notebook, process=process
         )
         self._log.info("Holder %s (%s, %s) said hello", holder.holder_id, kind, name or "no name")
         return holder, True
@@ -131,11 +137,16 @@ class KernelWatcher:
     async def rename(self, holder: Holder) -> None:
         """Learn the present path of the holder's notebook."""
         if holder.kind == "managed":
-            holder.name = await self._notebook(holder.kernel_id) or holder.name
+            name, notebook = await self._notebook(holder.kernel_id)
+            holder.name, holder.notebook = name or holder.name, notebook or holder.notebook
 
-    async def _notebook(self, kernel_id: str) -> str:
+    async def _notebook(self, kernel_id: str) -> tuple[str, str]:
+        """Return the name of what a kernel runs, and what tells it apart if it is a notebook."""
         session = await self._session(kernel_id)
-        return str(session.get("path") or session.get("name") or "")
+        path = str(session.get("path") or "")
+        is_notebook = path and session.get("type") == "notebook"
+        named = sha256(json.dumps([*self._home, path]).encode()).hexdigest() if is_notebook else ""
+        return path or str(session.get("name") or ""), named
 
     async def _session(self, kernel_id: str) -> dict[str, Any]:
         for session in await ensure_async(self._sessions.list_sessions()):

@@ -38,6 +38,7 @@ from jupyter_comfy_lock.domain.workflow import (
     rejection,
 )
 from jupyter_comfy_lock.server.files import FileService
+from jupyter_comfy_lock.server.holders import Holder
 from jupyter_comfy_lock.server.live import LiveTask, live_of
 from jupyter_comfy_lock.server.locks import LockService
 from jupyter_comfy_lock.server.stream import HolderStream
@@ -74,8 +75,7 @@ class Submitter:
 
     async def submit_once(
         self,
-        holder_id: HolderId,
-        name: str,
+        holder: Holder,
         workflow: object,
         extra_data: Mapping[str, Any] | None,
         task_id: TaskId,
@@ -86,14 +86,13 @@ class Submitter:
 
         Returns the task, and whether it was not known before.
         """
+        holder_id = holder.holder_id
         key = (holder_id, task_id)
         if key not in self._under_way:
             known = self._tasks.live(task_id)
             if known is not None and known.task.holder_id == holder_id:
                 return known, False
-            work = self.submit(
-                holder_id, name, workflow, extra_data, task_id=task_id, wanted=wanted
-            )
+            work = self.submit(holder, workflow, extra_data, task_id=task_id, wanted=wanted)
             self._under_way[key] = asyncio.ensure_future(work)
             self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key))
         try:
@@ -101,14 +100,15 @@ class Submitter:
         except TakenId:
             # It may be from before a restart, of which the store alone knows.
             with contextlib.suppress(UnknownTask):
-                return live_of(await self._tasks.find(task_id, holder_id), {}), False
+                known = live_of(await self._tasks.find(task_id, holder), {})
+                if known.task.holder_id == holder_id:
+                    return known, False
             raise TakenId(field="task_id") from None
         return live, True
 
     async def submit(
         self,
-        holder_id: HolderId,
-        name: str,
+        holder: Holder,
         workflow: object,
         extra_data: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
@@ -129,6 +129,7 @@ class Submitter:
             PromptRejected: ComfyUI refused it; nothing runs.
             ComfyUnreachable: it was not sent.
         """
+        holder_id, name = holder.holder_id, holder.name
         lock = self._locks.check(holder_id, name)
         if wanted is not None and wanted != lock.comfy_id:
             raise OtherLock(name or holder_id, wanted=wanted, locked=lock.comfy_id)
@@ -138,14 +139,14 @@ class Submitter:
         stream = self._stream_of(holder_id)
         if stream is not None:
             await stream.ready(_SOCKET_WAIT_S)
-        task = self._new_task(task_id, lock, upstream, stream)
+        task = self._new_task(task_id, lock, upstream, stream, holder.notebook)
         live = live_of(task, prompt)
         try:
             await self._tasks.add(live)
         except NoLock:
             # Its holder may have it in another mode by now, which is another lock.
             lock = await self._locks.newer(lock, name)
-            task = self._new_task(TaskId(task.task_id), lock, upstream, stream)
+            task = self._new_task(TaskId(task.task_id), lock, upstream, stream, holder.notebook)
             live = live_of(task, prompt)
             await self._tasks.add(live)
         # The lock may have been lost while the task was recorded (R7).
@@ -171,6 +172,7 @@ class Submitter:
         lock: Lock,
         upstream: Upstream,
         stream: HolderStream | None,
+        notebook: str,
     ) -> Task:
         now = time.time()
         return Task(
@@ -180,6 +182,7 @@ class Submitter:
             state=TaskState.REGISTERED,
             created_at=now,
             name=lock.name,
+            notebook=notebook,
             lock=LockSnapshot(
                 comfy_id=lock.comfy_id,
                 url=upstream.comfy.url,

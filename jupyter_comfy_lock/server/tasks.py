@@ -34,6 +34,7 @@ from jupyter_comfy_lock.domain.task import (
     may_move,
     output_files,
 )
+from jupyter_comfy_lock.server.holders import Holder, HolderRegistry
 from jupyter_comfy_lock.server.live import LiveTask, live_of
 from jupyter_comfy_lock.server.locks import LockService
 from jupyter_comfy_lock.server.stream import Frame
@@ -51,6 +52,8 @@ _AFTER_OVER_S = 0.25
 _SAVE_AFTER_S = 0.2
 #: Seconds after which a cancellation that led to nothing is asked for again.
 _INSIST_EVERY_S = 1.0
+#: Tasks of a holder whose files it may see.
+_BELONGINGS = 10_000
 #: Ended tasks that are kept in memory, with their last progress and preview.
 _REMEMBER = 500
 
@@ -78,11 +81,13 @@ class TaskService:
         self,
         store: "TaskStore",
         locks: LockService,
+        holders: HolderRegistry,
         log: Logger,
         on_change: Callable[[LiveTask], None],
     ) -> None:
         self._store = store
         self._locks = locks
+        self._holders = holders
         self._log = log
         self._on_change = on_change
         self._live: dict[TaskId, LiveTask] = {}
@@ -390,17 +395,28 @@ class TaskService:
 
     # -- look up -----------------------------------------------------------------------------
 
-    async def find(self, task_id: str, holder_id: HolderId | None) -> Task:
-        """Return the task; only the holder's own, or anybody's for None (the Jupyter user).
+    async def find(self, task_id: str, holder: Holder | None) -> Task:
+        """Return the task; only what is the holder's, or anybody's for None (the Jupyter user).
 
         Raises:
             UnknownTask: there is none, or it is another holder's: which, is not told (R4).
         """
         live = self._live.get(TaskId(task_id))
         task = live.task if live else await self._store.get(TaskId(task_id))
-        if task is None or holder_id not in (None, task.holder_id):
+        if task is None or not (holder is None or self._is_of(task, holder)):
             raise UnknownTask(task_id)
         return task
+
+    def _is_of(self, task: Task, holder: Holder) -> bool:
+        """Whether the task is the holder's to see.
+
+        That is its own, those of earlier lives of its kernel, and those of earlier kernels of its
+        notebook: to who works in it, a restart of the kernel or the Jupyter server changes nothing.
+        """
+        if task.kernel_id == holder.kernel_id:
+            return True
+        same = bool(holder.notebook) and task.notebook == holder.notebook
+        return same and not self._holders.has(task.holder_id)
 
     def home(self, task: Task) -> Upstream:
         """Return the ComfyServer that the task was sent to (R5).
@@ -423,6 +439,12 @@ class TaskService:
         """Return the newest tasks, newest first."""
         tasks = await self._store.newest(holder_id, limit=limit)
         return [live.task if (live := self._live.get(each.task_id)) else each for each in tasks]
+
+    async def earlier(self, holder: Holder, limit: int) -> list[Task]:
+        """Return the newest tasks that are the holder's to see, newest first."""
+        tasks = await self._store.newest_of(holder.kernel_id, holder.notebook, limit=limit)
+        known = [live.task if (live := self._live.get(x.task_id)) else x for x in tasks]
+        return [each for each in known if self._is_of(each, holder)]
 
     def pending(self, holder_id: HolderId | None = None) -> list[LiveTask]:
         """Return the tasks that have not ended, of a holder or of all."""
@@ -477,12 +499,20 @@ class TaskService:
     async def belongings(self, holder_id: HolderId) -> Belongings:
         """Return what the holder may see, also of tasks before a restart of this server."""
         if holder_id not in self._belongings:
-            stored = await self._store.newest(holder_id, limit=10_000)
+            stored = await self._belonging(holder_id)
             # Another call may have loaded them meanwhile, and added to them.
             mine = self._belongings.setdefault(holder_id, Belongings())
             for task in reversed(stored):
                 mine.add(task)
         return self._belongings[holder_id]
+
+    async def _belonging(self, holder_id: HolderId) -> list[Task]:
+        holder = self._holders.by_id(holder_id)
+        if holder is None:
+            return await self._store.newest(holder_id, limit=_BELONGINGS)
+        seen = await self.earlier(holder, _BELONGINGS)
+        # What an earlier one has still running is not the holder's to wait for or to stop.
+        return [each for each in seen if each.holder_id == holder_id or not each.pending]
 
     def forget_holder(self, holder_id: HolderId) -> None:
         """Drop what is remembered for a holder that is gone; its tasks are followed to the end."""

@@ -10,6 +10,7 @@ from sqlalchemy import Column, Connection, Integer, Text, insert, inspect, selec
 from sqlalchemy import update as update_rows
 
 from jupyter_comfy_lock.domain.errors import StoreUnavailable
+from jupyter_comfy_lock.domain.lock import kernel_of
 from jupyter_comfy_lock.store import schema
 from jupyter_comfy_lock.store.machine import boot_id
 
@@ -74,8 +75,6 @@ def _lines_leases_and_drains(c: Connection, shown: str) -> None:
     c.execute(update_rows(schema.meta).values(store_id=str(uuid4())))
     op.add_column("tasks", Column("adopted", Integer, nullable=False, server_default=text("0")))
     schema.metadata.create_all(c)
-    for index in schema.tasks.indexes:
-        index.create(c, checkfirst=True)
     for node_id in left:
         row = {"node_id": node_id, "host": "", "pid": 0, "ttl_s": 0.0, "renewals": 0, "gone": 1}
         c.execute(insert(schema.nodes), row)
@@ -91,8 +90,26 @@ def _given_ids_and_uploads(c: Connection, shown: str) -> None:
     schema.uploads.create(c, checkfirst=True)
 
 
+def _whose_tasks_are(c: Connection, shown: str) -> None:
+    """3 -> 4: a task is found again by its kernel, and by its notebook.
+
+    A running Jupyter server of version 3 goes on. What it adds is found by its holder alone.
+    """
+    op = Operations(MigrationContext.configure(c))
+    for name in ("kernel_id", "notebook"):
+        op.add_column("tasks", Column(name, Text, nullable=False, server_default=""))
+    for holder_id in c.scalars(text("SELECT DISTINCT holder_id FROM tasks")).all():
+        c.execute(
+            text("UPDATE tasks SET kernel_id = :kernel_id WHERE holder_id = :holder_id"),
+            {"holder_id": holder_id, "kernel_id": kernel_of(holder_id)},
+        )
+    for index in schema.tasks.indexes:
+        index.create(c, checkfirst=True)
+
+
 #: From each version to the next.
 _STEPS: dict[int, Callable[[Connection, str], None]] = {
     1: _lines_leases_and_drains,
     2: _given_ids_and_uploads,
+    3: _whose_tasks_are,
 }

@@ -82,6 +82,7 @@ def task_of(row: Row[Any]) -> Task:
         dropped=row.dropped,
         cancel_requested=bool(row.cancel_requested),
         given_id=row.given_id,
+        notebook=row.notebook,
     )
 
 
@@ -112,5 +113,7 @@ def task_columns(task: Task) -> dict[str, Any]:
         "name": task.name,
         "lock": task.lock.to_json(),
         "created_at": task.created_at,
+        "kernel_id": task.kernel_id,
+        "notebook": task.notebook,
         **changing_columns(task),
     }

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 #: Goes up with each change of the tables (see `migrations`); a store with a higher one is left
 #: alone.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _UNKEPT = re.compile(r"[\x00\ud800-\udfff]")
 
@@ -201,9 +201,14 @@ tasks = Table(
     Column("dropped", JSON, nullable=False),
     #: What the ComfyServer calls it, where that is not the task's id.
     Column("given_id", Words),
+    #: Whose it still is when its holder has ended: its kernel's, and its notebook's if it has one.
+    Column("kernel_id", Words, nullable=False, server_default=""),
+    Column("notebook", Words, nullable=False, server_default=""),
 )
 Index("tasks_by_holder", tasks.c.holder_id, tasks.c.created_at)
 Index("tasks_by_age", tasks.c.created_at)
+Index("tasks_by_kernel", tasks.c.kernel_id, tasks.c.created_at)
+Index("tasks_by_notebook", tasks.c.notebook, tasks.c.created_at)
 IS_PENDING = tasks.c.pending == literal_column("1")
 Index(
     "tasks_pending",

@@ -1,6 +1,6 @@
 """Tasks: each method is one transaction."""
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, or_, select, update
 
 from jupyter_comfy_lock.domain.errors import NoLock, TakenId
 from jupyter_comfy_lock.domain.lock import HolderId, LockState
@@ -125,6 +125,14 @@ class TaskStore:
         query = select(tasks).order_by(tasks.c.created_at.desc()).limit(limit)
         if holder_id is not None:
             query = query.where(tasks.c.holder_id == holder_id)
+        return await self._db.read(lambda c: list(map(task_of, c.execute(query))))
+
+    async def newest_of(self, kernel_id: str, notebook: str, *, limit: int) -> list[Task]:
+        """Return the newest tasks of a kernel in all its lives, and of a notebook ("" for none)."""
+        whose: ColumnElement[bool] = tasks.c.kernel_id == kernel_id
+        if notebook:
+            whose = or_(whose, tasks.c.notebook == notebook)
+        query = select(tasks).where(whose).order_by(tasks.c.created_at.desc()).limit(limit)
         return await self._db.read(lambda c: list(map(task_of, c.execute(query))))
 
     async def pending(self) -> list[Task]:

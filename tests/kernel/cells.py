@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 import jupyter_comfy_lock as comfy
@@ -48,10 +47,3 @@ class Cells:
 def shown_lines(traceback: str) -> list[str]:
     """The lines to which the arrows of a traceback point, from the outermost in."""
     return [found[1] for line in traceback.splitlines() if (found := _ARROW.match(line))]
-
-
-@pytest.fixture
-def cells():
-    made = Cells()
-    yield made
-    made.close()

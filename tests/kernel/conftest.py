@@ -5,6 +5,7 @@ import pytest
 from jupyter_comfy_lock.kernel import session as sessions
 from jupyter_comfy_lock.kernel import task_wait
 from jupyter_comfy_lock.kernel.session import Session
+from jupyter_comfy_lock.kernel.task import Task
 from tests.kernel.fake_jupyter import FakeJupyter, managed_place
 from tests.kernel.shell import api as api
 from tests.kernel.shell import one_shell as one_shell
@@ -25,6 +26,15 @@ def session(jupyter: FakeJupyter) -> Iterator[Session]:
     sessions.use(None)
     made.close()
     jupyter.drop_streams()
+
+
+@pytest.fixture
+def task(jupyter: FakeJupyter, session: Session) -> Task:
+    """A task on gpu-1, with the event stream open."""
+    session.lock("gpu-1")
+    jupyter.wait_for_call("GET events")
+    prompt = {"1": {"class_type": "X", "inputs": {}}}
+    return session.submit(prompt, on_lock=lambda _: None)
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 """What only a real kernel of a real Jupyter server shows: interrupts, forks, children."""
 
 import json
-import time
+import re
 
 import httpx
 import pytest
 
-from tests.e2e.comfy import steps_workflow
+from tests.e2e.comfy import endless_workflow, steps_workflow
 from tests.e2e.jupyter import CellFailed, running_jupyter, until
+from tests.kernel.cells import PACKAGE, shown_lines
 
 FORKED = """
 import os
@@ -53,6 +54,10 @@ def other(jupyter):
 def interrupted(jupyter, kernel, code, *, said="here it goes"):
     """How a cell ended that was interrupted when it had `said` that."""
     message_id = kernel.begin(f"print('here it goes')\n{code}", said=said)
+    return reply_to_an_interrupt(jupyter, kernel, message_id)
+
+
+def reply_to_an_interrupt(jupyter, kernel, message_id):
     jupyter.http.post(f"api/kernels/{kernel.kernel_id}/interrupt").raise_for_status()
     while True:
         message = kernel.client.get_shell_msg(timeout=20)
@@ -60,19 +65,58 @@ def interrupted(jupyter, kernel, code, *, said="here it goes"):
             return message["content"]
 
 
+def ends_at_the_cell(content, line):
+    """The last line that the traceback points at is the cell's own; there is none of ours."""
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(content["traceback"]))
+    assert shown_lines(shown)[-1].startswith(line)
+    assert PACKAGE not in shown
+    assert shown.endswith(content["evalue"])
+
+
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("waiting", ["task.wait()", "await task"])
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        "task.wait()",
+        "await task",
+        "task.result()",
+        "for event in task.events(): pass",
+        "async for event in task: pass",
+    ],
+)
 def test_an_interrupt_ends_the_waiting_and_not_the_task(jupyter, kernel, waiting):
-    workflow = steps_workflow(steps=1000, delay=0.1, seed=time.time_ns() % 2**32)
-    kernel.run(f"import json; task = comfy.submit(json.loads({json.dumps(workflow)!r}))")
+    kernel.run(f"task = comfy.submit({endless_workflow()!r})")
     until(lambda: kernel.ask("task.state") == "running", within_s=20, what="the start")
     content = interrupted(jupyter, kernel, waiting)
     assert content["status"] == "error"
     assert "goes on on gpu-1" in content["evalue"]
-    assert len(content["traceback"]) == 1
+    assert "task.cancel() ends it" in content["evalue"]
+    ends_at_the_cell(content, waiting)
     assert kernel.ask("task.state") == "running"
     with pytest.raises(CellFailed, match="was cancelled"):
         kernel.run("task.cancel(); task.wait(60)")
+
+
+@pytest.mark.timeout(240)
+def test_an_interrupt_of_a_run_says_how_to_find_its_task(jupyter, kernel):
+    run = f"comfy.run({endless_workflow()!r})"
+    message_id = kernel.client.execute(run, stop_on_error=False)
+    until(lambda: jupyter.get("tasks")["tasks"][0]["state"] == "running", within_s=20, what="it")
+    content = reply_to_an_interrupt(jupyter, kernel, message_id)
+    found = re.search(r'comfy\.task\("[^"]+"\)', content["evalue"])
+    ends_at_the_cell(content, "comfy.run(")
+    with pytest.raises(CellFailed, match="was cancelled"):
+        kernel.run(f"task = {found[0]}; task.cancel(); task.wait(60)")
+
+
+@pytest.mark.timeout(240)
+def test_wait_and_await_in_one_notebook(kernel):
+    short = steps_workflow(steps=2, delay=0.05)
+    kernel.run(f"import sys; one, two = (comfy.submit({short!r}, seed=n) for n in (1, 2))")
+    kernel.run("one.wait(60)\nassert (await two) is two\nassert two.wait(1) is two")
+    kinds = "[each.kind for each in one.events()] + [each.kind async for each in two]"
+    kernel.run(f"kinds = {kinds}")
+    assert kernel.ask("[kinds, 'nest_asyncio' in sys.modules]") == [["ended", "ended"], False]
 
 
 WAIT = "comfy.lock('gpu-1', mode='exclusive', wait=None)"
@@ -83,7 +127,7 @@ def test_an_interrupt_leaves_the_line(jupyter, kernel, other):
     content = interrupted(jupyter, other, WAIT, said="Waiting for gpu-1")
     assert content["status"] == "error"
     assert content["evalue"] == "the waiting ended; you left the line; nothing is locked."
-    assert len(content["traceback"]) == 1
+    ends_at_the_cell(content, WAIT)
     assert jupyter.get("locks")["waiting"] == []
     assert other.ask("comfy.locked_server") is None
     assert kernel.ask("comfy.locked_server") == "gpu-1"

@@ -27,14 +27,6 @@ ERROR = {
 }
 
 
-@pytest.fixture
-def task(jupyter, session):
-    """A task on gpu-1, with the event stream open."""
-    session.lock("gpu-1")
-    jupyter.wait_for_call("GET events")
-    return session.submit(PROMPT, on_lock=lambda _: None)
-
-
 def later(act) -> threading.Thread:
     thread = threading.Thread(target=act)
     thread.start()

@@ -388,3 +388,76 @@ def test_submit_takes_whatever_load_takes(tmp_path, jupyter):
     for form in (comfy.Workflow.load(PROMPT), saved(), str(path), PROMPT):
         comfy.submit(form)
         assert sent(jupyter) == PROMPT
+
+
+class TestRun:
+    """`comfy.run`, and values that are given with the workflow."""
+
+    @pytest.fixture(autouse=True)
+    def locked(self, jupyter: FakeJupyter, session: Any) -> None:
+        comfy.lock("gpu-1")
+        jupyter.wait_for_call("GET events")
+
+    def test_values_are_set_on_a_copy(self, jupyter: FakeJupyter) -> None:
+        workflow = comfy.Workflow(PROMPT)
+        comfy.submit(workflow, seed=8, **{"2.prefix": "y"})
+        assert sent(jupyter)["1"]["inputs"]["seed"] == 8
+        assert sent(jupyter)["2"]["inputs"]["prefix"] == "y"
+        assert workflow["1"].seed == 7
+
+    @pytest.mark.parametrize("call", [comfy.submit, comfy.run])
+    @pytest.mark.parametrize(
+        ("values", "why"),
+        [
+            ({"sead": 8}, "no parameter 'sead'.*seed"),
+            ({"style": "square"}, "node 1 .*input 'style'"),
+            ({"seed": 8, "width": "wide"}, "node 1 .*input 'width'"),
+        ],
+    )
+    def test_a_wrong_value_is_told_in_the_workflows_terms_and_nothing_is_sent(
+        self, jupyter: FakeJupyter, call: Any, values: dict[str, Any], why: str
+    ) -> None:
+        with pytest.raises(comfy.InvalidWorkflow, match=why):
+            call(comfy.Workflow(PROMPT), **values)
+        assert jupyter.prompts == []
+
+    def test_a_run_waits_and_returns_what_was_made(self, jupyter: FakeJupyter) -> None:
+        def end_it(task_id: str) -> None:
+            jupyter.add_file(task_id, "a.png", b"", "image/png")
+            jupyter.change(task_id, state="succeeded", started_at=1.0, ended_at=3.5, cached=True)
+
+        jupyter.before_reply = end_it
+        result = comfy.run(PROMPT, seed=8, timeout=20)
+        assert repr(result) == "Result(gpu-1, 1 picture)"
+        assert (result.seconds, result.cached, result.texts) == (2.5, True, [])
+        assert [each.filename for each in result.files] == ["a.png"]
+        assert result.task.state == "succeeded"
+        assert sent(jupyter)["1"]["inputs"]["seed"] == 8
+
+    def test_a_run_that_fails_raises_how(self, jupyter: FakeJupyter) -> None:
+        jupyter.before_reply = lambda task_id: jupyter.change(task_id, state="lost", reason="gone")
+        with pytest.raises(comfy.TaskLost, match="is lost: gone"):
+            comfy.run(PROMPT, timeout=20)
+
+    def test_a_run_that_takes_too_long_says_how_to_find_its_task(
+        self, jupyter: FakeJupyter
+    ) -> None:
+        with pytest.raises(TimeoutError, match="goes on on gpu-1") as ended:
+            comfy.run(PROMPT, timeout=0)
+        [task_id] = jupyter.tasks
+        assert f'task = comfy.task("{task_id}") finds it' in str(ended.value)
+
+    def test_a_timeout_that_is_none_is_refused_before_anything_is_sent(
+        self, jupyter: FakeJupyter
+    ) -> None:
+        with pytest.raises(ValueError, match="timeout must be a number of seconds"):
+            comfy.run(PROMPT, timeout=-1)
+        assert jupyter.prompts == []
+
+    def test_a_dropped_output_is_warned_of_at_the_users_line(self, jupyter: FakeJupyter) -> None:
+        jupyter.dropped = {"2": {"class_type": "Save", "errors": []}}
+        jupyter.before_reply = lambda task_id: jupyter.change(task_id, state="succeeded")
+        for call in (comfy.submit, comfy.run):
+            with pytest.warns(comfy.OutputsDropped, match="without its output node 2") as said:
+                call(PROMPT)
+            assert said[0].filename == __file__

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import re
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -13,7 +14,7 @@ from jupyter_comfy_lock.domain.config import parse_pool
 from jupyter_comfy_lock.server.kernels import proof
 from tests.server import graphs
 from tests.server.conftest import SECRET
-from tests.server.world import Caller, Kernel, World, until
+from tests.server.world import ENDED, Caller, Kernel, World, eventually, until
 
 LOCK = {
     *("comfy_id", "url", "holder_id", "name", "mode", "fence", "epoch", "granted_at", "state"),
@@ -106,7 +107,7 @@ async def test_another_process_of_a_kernel_is_a_new_incarnation_and_the_old_one_
     kernel_id = f"attached-{uuid4()}"
     old = await world.kernel(kernel_id=kernel_id)
     await old.lock("gpu-1", "exclusive")
-    task_id = await old.submit(graphs.steps(400))
+    await old.submit(graphs.steps(400))
     new = await world.kernel(kernel_id=kernel_id)
     assert (old.holder_id, new.holder_id) == (f"{kernel_id}.1", f"{kernel_id}.2")
     assert old.credential != new.credential
@@ -114,8 +115,67 @@ async def test_another_process_of_a_kernel_is_a_new_incarnation_and_the_old_one_
     assert await new.get("locks") == {"locks": [], "waiting": []}
     # What the old one had running has to leave first.
     await new.lock("gpu-1", "exclusive", wait=10)
-    assert (await new.call("GET", f"tasks/{task_id}")).code == (404, "unknown_task")
     await old.heard.ended.wait()
+
+
+async def found_ended(kernel: Kernel, task_id: str) -> Any:
+    """The task as it is when it has ended; a kernel hears nothing of its earlier lives' tasks."""
+    task = await kernel.get(f"tasks/{task_id}")
+    return task if task["state"] in ENDED else None
+
+
+async def test_a_kernel_sees_the_tasks_of_its_earlier_lives_and_nobody_elses_does(world: World):
+    kernel_id = f"attached-{uuid4()}"
+    old = await world.kernel(kernel_id=kernel_id)
+    await old.lock()
+    done, running = await old.submit(graphs.picture()), await old.submit(graphs.steps(400))
+    file = (await old.ended(done))["files"][0]
+    # Ids of kernels that begin alike are of different kernels.
+    for other in (f"{kernel_id}.1", f"attached-{uuid4()}"):
+        stranger = await world.kernel(kernel_id=other)
+        assert (await stranger.call("GET", f"tasks/{done}")).code == (404, "unknown_task")
+        assert await stranger.get("tasks?earlier=true") == {"tasks": []}
+    new = await world.kernel(kernel_id=kernel_id)
+    assert (await new.get(f"tasks/{done}"))["state"] == "succeeded"
+    assert (await new.call("GET", file["path"].removeprefix("comfy-lock/api/"))).status == 200
+    assert (await eventually(found_ended, new, running))["reason"].startswith("its kernel ended")
+    assert await new.get("tasks") == {"tasks": []}
+    seen = (await new.get("tasks?earlier=true"))["tasks"]
+    assert [each["task_id"] for each in seen] == [running, done]
+
+
+async def test_a_kernel_does_not_cancel_what_an_earlier_life_left(world: World):
+    kernel_id = f"attached-{uuid4()}"
+    old = await world.kernel(kernel_id=kernel_id)
+    await old.lock()
+    task_id = await old.submit(graphs.steps(400))
+    new = await world.kernel(kernel_id=kernel_id)
+    await new.cancel(task_id)
+    assert (await eventually(found_ended, new, task_id))["reason"].startswith("its kernel ended")
+
+
+async def test_earlier_results_are_read_and_loaded_through_the_gateway_too(world: World):
+    kernel_id = f"attached-{uuid4()}"
+    old = await world.kernel(kernel_id=kernel_id)
+    await old.lock()
+    done = await old.submit(graphs.picture())
+    [file] = (await old.ended(done))["files"]
+    view = f"view?filename={file['filename']}&type={file['type']}&subfolder={file['subfolder']}"
+    stranger = await world.kernel()
+    await stranger.lock()
+    assert (await stranger.comfy("GET", view)).status == 404
+    new = await world.kernel(kernel_id=kernel_id)
+    await new.lock()
+    assert (await new.comfy("GET", view)).status == 200
+    assert list((await new.comfy("GET", f"history/{done}")).json()) == [done]
+    assert (await stranger.comfy("GET", f"history/{done}")).json() == {}
+
+
+async def test_a_question_for_earlier_tasks_is_yes_or_no(world: World):
+    kernel = await world.kernel()
+    answer = await kernel.call("GET", "tasks?earlier=perhaps")
+    assert answer.code == (400, "bad_request")
+    assert answer.json()["details"] == {"field": "earlier"}
 
 
 @pytest.mark.parametrize(

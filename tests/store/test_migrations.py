@@ -139,14 +139,33 @@ async def test_what_is_held_in_a_version_2_store_stays_held(open_database, clock
     lock = await node.take("k1", ONE)
 
     def make_older(c):
-        c.execute(text("ALTER TABLE tasks DROP COLUMN given_id"))
+        for index in ("tasks_by_kernel", "tasks_by_notebook"):
+            c.execute(text(f"DROP INDEX {index}"))
+        for column in ("given_id", "kernel_id", "notebook"):
+            c.execute(text(f"ALTER TABLE tasks DROP COLUMN {column}"))
         c.execute(text("UPDATE meta SET schema_version = 2"))
 
     await older.run(make_older)
     newer = open_database()
     assert await Site(newer, clock).tasks.newest(None, limit=9) == []
     assert [x.fence for x in await Site(newer, clock).active()] == [lock.fence]
-    assert await newer.run(lambda c: c.scalar(select(schema.meta.c.schema_version))) == 3
+    assert (
+        await newer.run(lambda c: c.scalar(select(schema.meta.c.schema_version))) == SCHEMA_VERSION
+    )
+
+
+async def test_tasks_of_an_older_store_are_known_by_their_kernel(path, clock):
+    a_version_1_file(path, boot="another boot", expires_at_us=1)
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE tasks SET holder_id = 'a.kernel.7' WHERE task_id = 't2'")
+    connection.commit()
+    connection.close()
+    database = Database(SqliteFile(path), clock)
+    tasks = Site(database, clock).tasks
+    assert [x.task_id for x in await tasks.newest_of("a.kernel", "", limit=9)] == ["t2"]
+    assert [x.task_id for x in await tasks.newest_of("k1", "", limit=9)] == ["t1"]
+    assert await tasks.newest_of("a", "", limit=9) == []
+    await database.close()
 
 
 async def test_a_file_is_brought_up_to_date_once(path, clock):

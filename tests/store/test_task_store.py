@@ -150,3 +150,22 @@ async def test_what_ended_long_ago_is_tidied_away_and_nothing_else(site, node, c
     await site.tasks.tidy()
     assert {x.task_id for x in await site.tasks.newest(None, limit=9)} == {"new", pending.task_id}
     assert await site.active() == [lock]
+
+
+async def test_a_task_is_found_by_its_kernel_in_every_life_and_by_its_notebook(site, node):
+    holders = {"k.1": "n", "k.2": "m", "k.2.1": "o", "other.1": "n", "third.1": ""}
+    for number, (holder, notebook) in enumerate(holders.items()):
+        lock = await node.take(holder, ONE)
+        facts = {"notebook": notebook, "created_at": float(number)}
+        task = await node.task(lock, task_id=holder, **facts)
+        await site.tasks.save(task.ended(Outcome(state=TaskState.SUCCEEDED), at=9.0))
+        await site.release(holder)
+
+    async def found(kernel_id, notebook, limit=9):
+        tasks = await site.tasks.newest_of(kernel_id, notebook, limit=limit)
+        return [each.task_id for each in tasks]
+
+    assert await found("k", "") == ["k.2", "k.1"]
+    assert await found("k", "n") == ["other.1", "k.2", "k.1"]
+    assert await found("k", "n", limit=2) == ["other.1", "k.2"]
+    assert await found("fifth", "") == []

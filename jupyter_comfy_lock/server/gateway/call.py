@@ -97,7 +97,7 @@ class GatewayCall(web.RequestHandler):
         Raises:
             UnknownTask: it is none of this holder's.
         """
-        task = await self.services.tasks.find(task_id, self.holder.holder_id)
+        task = await self.services.tasks.find(task_id, self.holder)
         return self.services.tasks.home(task)
 
     def body_json(self) -> dict[str, Any]:

@@ -24,8 +24,7 @@ class Edits(GatewayCall):
         extra_data = body.get("extra_data")
         try:
             live, answer = await self.services.submitter.submit(
-                self.holder.holder_id,
-                self.holder.name,
+                self.holder,
                 body.get("prompt"),
                 extra_data if isinstance(extra_data, dict) else {},
                 {name: body[name] for name in _OPTIONS if name in body},
