@@ -18,12 +18,13 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
-from tests.mutations.forked import run_pytest
+from tests.mutations.forked import ROOT, Forks
 
-ROOT = Path(__file__).parents[2]
 PACKAGE = "jupyter_comfy_lock"
 #: What pytest says with its exit code.
 ALL_PASSED, SOME_FAILED = 0, 1
@@ -71,12 +72,7 @@ class NotThere(Exception):
     """The text that a mutant replaces does not stand in its file exactly once."""
 
 
-def run(mutant: Mutant) -> Verdict:
-    """Plant the fault and run its tests.
-
-    Raises:
-        NotThere: the code has changed; the mutant must follow it.
-    """
+def _run(mutant: Mutant, forks: Forks) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="comfy-lock-mutant-") as folder:
         file = _copy(Path(folder)) / mutant.file
         text = file.read_text()
@@ -84,7 +80,7 @@ def run(mutant: Mutant) -> Verdict:
             msg = f"{mutant.name}: {mutant.file} has its old text {text.count(mutant.old)} times"
             raise NotThere(msg)
         file.write_text(text.replace(mutant.old, mutant.new))
-        return _pytest(Path(folder), mutant)
+        return _pytest(Path(folder), mutant, forks)
 
 
 def run_unchanged(mutants: Iterable[Mutant]) -> Verdict:
@@ -101,13 +97,30 @@ def run_unchanged(mutants: Iterable[Mutant]) -> Verdict:
             postgres=any(each.postgres for each in chosen),
             conftest=any(each.conftest for each in chosen),
         )
-        return _pytest(Path(folder), all_of)
+        with Forks() as forks:
+            return _pytest(Path(folder), all_of, forks)
 
 
 def run_all(mutants: Iterable[Mutant]) -> list[Verdict]:
-    """Return the verdicts on all, two at a time."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(run, mutants))
+    """Plant each fault and run its tests, two at a time.
+
+    Raises:
+        NotThere: the code has changed; the mutant must follow it.
+    """
+    idle = SimpleQueue[Forks]()
+
+    def verdict(mutant: Mutant) -> Verdict:
+        forks = idle.get()
+        try:
+            return _run(mutant, forks)
+        finally:
+            idle.put(forks)
+
+    with ExitStack() as stack:
+        for _ in range(AT_ONCE):
+            idle.put(stack.enter_context(Forks()))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(verdict, mutants))
 
 
 def complaints(verdicts: Iterable[Verdict]) -> list[str]:
@@ -136,7 +149,7 @@ def _copy(folder: Path) -> Path:
     return Path(shutil.copytree(package, folder / PACKAGE, ignore=ignored))
 
 
-def _pytest(folder: Path, mutant: Mutant) -> Verdict:
+def _pytest(folder: Path, mutant: Mutant, forks: Forks) -> Verdict:
     needs_conftest = mutant.conftest or mutant.postgres
     arguments = [
         *("-x", "-q", "--no-header", "--tb=no", "-rf"),
@@ -160,8 +173,8 @@ def _pytest(folder: Path, mutant: Mutant) -> Verdict:
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     log = folder / "log"
     began_s = time.monotonic()
-    code = run_pytest(
-        arguments, paths=paths, cwd=ROOT, environment=environment, log=log, within_s=RUN_S
+    code = forks.run_pytest(
+        arguments, paths=paths, environment=environment, log=log, within_s=RUN_S
     )
     said = log.read_text(errors="replace").strip().splitlines() or [""]
     failed = next((line for line in said if line.startswith("FAILED ")), None)
