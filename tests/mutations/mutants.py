@@ -387,7 +387,8 @@ LETTING_GO = (
     Mutant(
         name="the end of a holder leaves it in line",
         file="store/locks.py",
-        old="        if own.in_line is not None:\n            self._changed("
+        old="        if own.in_line is not None and only is None:\n"
+        "            self._changed("
         "c, self._moves.leave_line(c, own.in_line, ending), tell=True)",
         new="        if own.in_line is None:\n            self._changed(c, set(), tell=True)",
         tests=of(LOCKS, "the_end_of_a_holder_ends_its_wait_and_what_it_has"),
@@ -395,7 +396,7 @@ LETTING_GO = (
     Mutant(
         name="a forced lock needs no confirmation",
         file="store/locks.py",
-        old="            sure = own.held.node_id == node_id if confirmed is None else confirmed\n",
+        old="            sure = held.node_id == node_id if confirmed is None else confirmed\n",
         new="            sure = confirmed is None or confirmed\n",
         tests=of(LOCKS, "r6_a_forced_lock_of_another_node_waits_until_that_one_confirms"),
     ),
@@ -534,8 +535,8 @@ NODES_ = (
     Mutant(
         name="expiry by the wall clock",
         file="store/nodes.py",
-        old="        now_s = self._clock.monotonic_s()\n",
-        new="        now_s = self._clock.wall_s()\n",
+        old="        now_s = self._clock.monotonic_s()\n        known",
+        new="        now_s = self._clock.wall_s()\n        known",
         tests=of(NODES, "no_step_of_the_wall_clock_ends_or_saves_a_lease"),
     ),
     Mutant(
