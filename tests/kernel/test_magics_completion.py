@@ -152,7 +152,7 @@ def test_without_a_jupyter_server_what_needs_none_is_offered(shell, jupyter):
     assert offered(shell, "%comfy run |fl") == ["flow.json"]
 
 
-@pytest.mark.parametrize("line", ["|comfy_th", "%%comfy\n|comfy_th", "|%comf", "%comfy2 |fl"])
+@pytest.mark.parametrize("line", ["|comfy_th", "%%comfy\n|comfy_th", "|%comf", "x\n%%comfy |ru"])
 def test_other_lines_are_left_alone(shell, line):
     shell.user_ns["comfy_thing"] = 3
     assert offered(shell, line) == []
