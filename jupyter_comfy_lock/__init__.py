@@ -62,6 +62,10 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.kernel.api import submit as submit
     from jupyter_comfy_lock.kernel.api import task as task
     from jupyter_comfy_lock.kernel.api import tasks as tasks
+    from jupyter_comfy_lock.kernel.inspect import check as check
+    from jupyter_comfy_lock.kernel.inspect import cleanup as cleanup
+    from jupyter_comfy_lock.kernel.inspect import debug as debug
+    from jupyter_comfy_lock.kernel.inspect import selftest as selftest
     from jupyter_comfy_lock.kernel.results import Result as Result
     from jupyter_comfy_lock.kernel.saving import NotSaved as NotSaved
     from jupyter_comfy_lock.kernel.sweep import Sweep as Sweep
@@ -103,6 +107,7 @@ _HOMES = {
         _API,
     ),
     **dict.fromkeys(("LockLost", "OutputsDropped"), _API),
+    **dict.fromkeys(("check", "cleanup", "debug", "selftest"), "jupyter_comfy_lock.kernel.inspect"),
     "Lock": "jupyter_comfy_lock.kernel.views",
     "NotSaved": "jupyter_comfy_lock.kernel.saving",
     "Result": "jupyter_comfy_lock.kernel.results",

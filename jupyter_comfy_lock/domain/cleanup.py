@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from jupyter_comfy_lock.domain.check_pool import Facts
 from jupyter_comfy_lock.domain.errors import BadRequest
 from jupyter_comfy_lock.domain.line import Waiter
 from jupyter_comfy_lock.domain.lock import HolderId, Lock, LockState, kernel_of
+from jupyter_comfy_lock.domain.pool_facts import Facts
 from jupyter_comfy_lock.domain.task import Task
 
 #: Tables show so much of an id.

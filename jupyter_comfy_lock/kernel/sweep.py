@@ -115,6 +115,12 @@ class Sweep:
         return "it was cancelled" if stop.cancelled else stop.why
 
     @property
+    def cancelled(self) -> bool:
+        """Whether somebody wanted that nothing more is sent."""
+        stop = self._run.board.stop
+        return stop is not None and stop.cancelled
+
+    @property
     def progress(self) -> SweepProgress:
         """How far it is."""
         return progress_of(self._run)

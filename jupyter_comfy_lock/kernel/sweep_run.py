@@ -331,4 +331,5 @@ def _why(task: Task) -> str:
     error = task.error
     if error is None:
         return task.reason or ""
-    return f"{error.node_class} (node {error.node_id}): {error.exception_type}: {error.message}"
+    kind = (error.exception_type or "").rpartition(".")[2]
+    return f"{error.node_class} (node {error.node_id}): {kind}: {error.message}"

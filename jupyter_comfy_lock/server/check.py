@@ -4,8 +4,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from jupyter_comfy_lock.domain.check_pool import Facts, Finding, findings
+from jupyter_comfy_lock.domain.check_pool import Finding, findings
 from jupyter_comfy_lock.domain.lock import HolderId
+from jupyter_comfy_lock.domain.pool_facts import Facts
 from jupyter_comfy_lock.server.facts import gather
 from jupyter_comfy_lock.server.services import Services
 

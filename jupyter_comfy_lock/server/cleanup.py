@@ -91,13 +91,8 @@ async def _do(services: Services, step: Step, order: Order) -> Done:
 
 
 async def _leave_line(services: Services, step: Step, order: Order) -> bool:
-    request = LockId(step.subject)
-    waits = {x.lock_id for x in (await services.locks.occupancy()).waiters}
-    if isinstance(order.by, Holder):
-        await services.locks.withdraw(step.holder_id, request)
-    else:
-        await services.locks.force(step.holder_id, by=order.by, why=order.why, only=request)
-    return request in waits
+    by = order.by if isinstance(order.by, str) else ""
+    return await services.locks.leave_line(LockId(step.subject), by=by, why=order.why)
 
 
 async def _release(services: Services, step: Step, order: Order) -> bool:

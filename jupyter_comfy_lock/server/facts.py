@@ -3,9 +3,9 @@
 import asyncio
 import time
 
-from jupyter_comfy_lock.domain.check_pool import ComfySeen, Facts, QueuedPrompt
 from jupyter_comfy_lock.domain.comfy import queue_clients, queue_ids, queue_tags
 from jupyter_comfy_lock.domain.errors import ComfyLockError
+from jupyter_comfy_lock.domain.pool_facts import ComfySeen, Facts, QueuedPrompt
 from jupyter_comfy_lock.server.services import Services
 from jupyter_comfy_lock.server.upstream import Upstream, look_if_old
 

@@ -166,12 +166,23 @@ class LockService:
         self._held.revoke(request_id, "the request was taken back")
         return await self._debts.withdraw(request_id, LockEvent.RELEASED)
 
+    async def leave_line(self, request_id: LockId, *, by: str = "", why: str = "") -> bool:
+        """Take a request out of the line, whoever's it is; False if it stands in none any more.
+
+        One whose turn has come keeps its lock. `by`: the operator who takes it out.
+        """
+        waits = {each.lock_id for each in (await self._store.occupancy()).waiters}
+        event = LockEvent.FORCED if by else LockEvent.RELEASED
+        lock = await self._store.leave(request_id, event, by=by, why=why)
+        self._line.wake.set()
+        return lock is None and request_id in waits
+
     async def force(
         self, holder_id: HolderId, *, by: str, why: str, only: LockId | None = None
     ) -> Lock | None:
         """Take a holder's lock, or its place in line, away; of whichever Jupyter server it is.
 
-        `only`: nothing but that lock, or that place in line.
+        `only`: nothing but that lock.
         """
         held = self._held.by(holder_id)
         held = self._held.drop(holder_id) if held and only in (None, held.lock_id) else None

@@ -70,9 +70,15 @@ class LockStore:
         """
         return await self._db.run(lambda c: self._ask(c, request, wait))
 
-    async def leave(self, lock_id: LockId, event: LockEvent) -> Lock | None:
-        """Take a request out of the line; return its lock, which it keeps, if its turn had come."""
-        return await self._db.run(lambda c: self._leave(c, lock_id, self._ending(event)))
+    async def leave(
+        self, lock_id: LockId, event: LockEvent, *, by: str = "", why: str = ""
+    ) -> Lock | None:
+        """Take a request out of the line; return its lock, which it keeps, if its turn had come.
+
+        `by`, `why`: the operator who does so, and what for.
+        """
+        ending = Ending(event=event, at=self._clock.wall_s(), by=by, why=why)
+        return await self._db.run(lambda c: self._leave(c, lock_id, ending))
 
     async def withdraw(self, lock_id: LockId, event: LockEvent) -> Lock | None:
         """Take a request back, whatever became of it; return the lock if it had led to one.
@@ -116,9 +122,8 @@ class LockStore:
     ) -> Lock | None:
         """Take the lock of `holder_id`, or its place in line, away from it.
 
-        `only`: nothing but that lock, or that request in line. Others get the room when the
-        holder's node confirms that it forwards nothing more; that is known already where it is
-        `node_id`.
+        `only`: nothing but that lock. Others get the room when the holder's node confirms that it
+        forwards nothing more; that is known already where it is `node_id`.
         """
         ending = Ending(event=LockEvent.FORCED, at=self._clock.wall_s(), by=by, why=why)
         return await self._db.run(
@@ -339,7 +344,7 @@ class LockStore:
         self._db.bump(c)
         own = self._moves.own(c, holder_id)
         held = own.held if own.held is not None and only in (None, own.held.lock_id) else None
-        if own.in_line is not None and only in (None, own.in_line):
+        if own.in_line is not None and only is None:
             self._changed(c, self._moves.leave_line(c, own.in_line, ending), tell=True)
         if held is not None:
             sure = held.node_id == node_id if confirmed is None else confirmed

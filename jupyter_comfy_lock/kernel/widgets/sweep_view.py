@@ -112,7 +112,9 @@ class SweepView(View):
             self.pictures = [_picture(cell.task.json) if cell.task else -1 for cell in cells]
             self.progress = {str(x.number): x.task.json.get("progress") for x in flying if x.task}
             self.reasons = _reasons(cells, states)
-            self.note = self._refused or _short(sweep.reason or "")
+            self.note = self._refused or _short(
+                sweep.reason or "" if sweep.state != "cancelled" else ""
+            )
 
     def leave(self) -> None:
         """Put the sheet into the notebook, for where widgets do not show."""
@@ -156,6 +158,11 @@ class SweepView(View):
 def show(sweep: Sweep) -> None:
     """Show `sweep` under the running cell."""
     SweepView(sweep).show()
+
+
+def _why_stopped(sweep: Sweep) -> str:
+    # Of one that was cancelled the state says it all.
+    return "" if sweep.cancelled else _short(sweep.reason or "")
 
 
 def _picture(task: Any) -> int:
