@@ -122,6 +122,12 @@ def test_the_choices_of_the_locked_comfyserver_are_offered(shell, jupyter):
     assert offered(shell, f"{before}|seed=") == []
 
 
+def test_the_kernels_that_hold_something_are_offered(shell):
+    assert offered(shell, "%comfy cleanup |") == []
+    comfy.lock("gpu-1")
+    assert offered(shell, "%comfy cleanup |") == ["a.ipynb"]
+
+
 def test_a_workflow_of_the_editor_is_known_under_a_lock_and_takes_none(shell, jupyter):
     jupyter.object_info = OBJECT_INFO
     assert offered(shell, "%comfy run ui.json |") == []
