@@ -122,6 +122,12 @@ def test_the_choices_of_the_locked_comfyserver_are_offered(shell, jupyter):
     assert offered(shell, f"{before}|seed=") == []
 
 
+def test_the_kernels_that_hold_something_are_offered(shell):
+    assert offered(shell, "%comfy cleanup |") == []
+    comfy.lock("gpu-1")
+    assert offered(shell, "%comfy cleanup |") == ["a.ipynb"]
+
+
 def test_a_workflow_of_the_editor_is_known_under_a_lock_and_takes_none(shell, jupyter):
     jupyter.object_info = OBJECT_INFO
     assert offered(shell, "%comfy run ui.json |") == []
@@ -152,7 +158,7 @@ def test_without_a_jupyter_server_what_needs_none_is_offered(shell, jupyter):
     assert offered(shell, "%comfy run |fl") == ["flow.json"]
 
 
-@pytest.mark.parametrize("line", ["|comfy_th", "%%comfy\n|comfy_th", "|%comf", "%comfy2 |fl"])
+@pytest.mark.parametrize("line", ["|comfy_th", "%%comfy\n|comfy_th", "|%comf", "x\n%%comfy |ru"])
 def test_other_lines_are_left_alone(shell, line):
     shell.user_ns["comfy_thing"] = 3
     assert offered(shell, line) == []

@@ -157,3 +157,6 @@ def test_the_longest_axis_is_taken():
     assert len(axis("x", Word(f"1..{MOST}", []))) == MOST
     with pytest.raises(ValueError, match="10,001 values"):
         axis("x", Word(f"0..{MOST}", []))
+    [word] = split("x=$axis", {"axis": range(MOST + 1)})
+    with pytest.raises(ValueError, match="10,001 values"):
+        axis("x", word.split_at_equals()[1])

@@ -152,28 +152,33 @@ def sweep(args: Any) -> Any:
 
 @magic_arguments("comfy debug")
 def debug(_: Any) -> Any:
-    """Tell all that is known of this notebook's lock, tasks and connections."""
+    """Tell all that is known of this notebook's kernel, here and in the Jupyter server."""
     return comfy.debug()
 
 
 @magic_arguments("comfy check")
 def check(_: Any) -> Any:
-    """Look for what is wrong: with the ComfyServers, locks and tasks."""
+    """Tell what is wrong in the pool, and what to do next."""
     return comfy.check()
 
 
 @magic_arguments("comfy cleanup")
-@argument("kernel", metavar="KERNEL", nargs="?", help="Only what this kernel left behind.")
+@argument(
+    "kernel",
+    metavar="KERNEL",
+    nargs="?",
+    help="What another kernel has, by its notebook or id; this is for the Jupyter user.",
+)
 @argument("--dry-run", action="store_true", help="Only say what would be done.")
 def cleanup(args: Any) -> Any:
-    """Clean up what kernels left behind."""
+    """Release and cancel all that this notebook has."""
     return comfy.cleanup(args.kernel, dry_run=args.dry_run)
 
 
 @magic_arguments("comfy selftest")
 @argument("name", metavar="NAME", nargs="?", help="Only the test of this name.")
 def selftest(args: Any) -> Any:
-    """Try out that locks, tasks and files work here."""
+    """Try what is promised on the running pool, with kernels that leave in the end."""
     return comfy.selftest(args.name)
 
 

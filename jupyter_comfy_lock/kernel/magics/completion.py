@@ -159,6 +159,11 @@ def _labels(_: Typed) -> list[str]:
     return sorted({label for each in _pool() for label in each.labels})
 
 
+def _kernels(_: Typed) -> list[str]:
+    holders = {each.name or each.holder_id for comfy in _pool() for each in comfy.holders}
+    return sorted(holders)
+
+
 def _tasks(typed: Typed) -> list[str]:
     try:
         tasks = current().tasks()
@@ -248,7 +253,7 @@ OFFERS: dict[str, Callable[[Typed], Sequence[str]]] = {
     "COMMAND": lambda _: [each.__name__ for each in COMMANDS],
     "FILE": _files,
     "ID": _ids,
-    "KERNEL": _nothing,
+    "KERNEL": _kernels,
     "LABEL": _labels,
     "N": _nothing,
     "NAME": _nothing,
