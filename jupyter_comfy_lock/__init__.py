@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.domain.sweep import InvalidSweep as InvalidSweep
     from jupyter_comfy_lock.kernel.api import LockLost as LockLost
     from jupyter_comfy_lock.kernel.api import OutputsDropped as OutputsDropped
+    from jupyter_comfy_lock.kernel.api import cancel as cancel
     from jupyter_comfy_lock.kernel.api import listen as listen
     from jupyter_comfy_lock.kernel.api import lock as lock
     from jupyter_comfy_lock.kernel.api import pin as pin
@@ -61,6 +62,10 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.kernel.api import submit as submit
     from jupyter_comfy_lock.kernel.api import task as task
     from jupyter_comfy_lock.kernel.api import tasks as tasks
+    from jupyter_comfy_lock.kernel.inspect import check as check
+    from jupyter_comfy_lock.kernel.inspect import cleanup as cleanup
+    from jupyter_comfy_lock.kernel.inspect import debug as debug
+    from jupyter_comfy_lock.kernel.inspect import selftest as selftest
     from jupyter_comfy_lock.kernel.results import Result as Result
     from jupyter_comfy_lock.kernel.saving import NotSaved as NotSaved
     from jupyter_comfy_lock.kernel.sweep import Sweep as Sweep
@@ -87,6 +92,7 @@ _ERRORS = "jupyter_comfy_lock.domain.errors"
 _HOMES = {
     **dict.fromkeys(
         (
+            "cancel",
             "listen",
             "lock",
             "pin",
@@ -101,6 +107,7 @@ _HOMES = {
         _API,
     ),
     **dict.fromkeys(("LockLost", "OutputsDropped"), _API),
+    **dict.fromkeys(("check", "cleanup", "debug", "selftest"), "jupyter_comfy_lock.kernel.inspect"),
     "Lock": "jupyter_comfy_lock.kernel.views",
     "NotSaved": "jupyter_comfy_lock.kernel.saving",
     "Result": "jupyter_comfy_lock.kernel.results",

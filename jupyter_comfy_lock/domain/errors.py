@@ -368,13 +368,18 @@ class PromptRejected(ComfyLockError):
 
 
 class UnknownTask(ComfyLockError):
-    """No such task, or none of this kernel's."""
+    """No such task, or none of this kernel's; or several, `fit`, whose ids begin like that."""
 
     code = "unknown_task"
     http_status_hint = 404
 
-    def __init__(self, task_id: str) -> None:
-        super().__init__(f"This kernel has no task {task_id!r}.", task_id=task_id)
+    def __init__(self, task_id: str, fit: Iterable[str] = ()) -> None:
+        fitting = list(fit)
+        msg = f"This kernel has no task {task_id!r}."
+        if fitting:
+            listed = "".join(f"\n  {each}" for each in fitting)
+            msg = f"{task_id!r} is the beginning of {len(fitting)} tasks' ids; write more:{listed}"
+        super().__init__(msg, task_id=task_id)
 
 
 class CannotInterrupt(ComfyLockError):

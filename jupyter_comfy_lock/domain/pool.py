@@ -56,6 +56,16 @@ class ComfyStatus:
         return replace(self, epoch=self.epoch + 1, restarted_at=at)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComfyChange:
+    """That a ComfyServer is not what it was: it was restarted, or has another version."""
+
+    #: Seconds since the epoch at which it was noticed.
+    at: float
+    #: A phrase that goes on after the ComfyServer's id.
+    what: str
+
+
 class Access(StrEnum):
     """Whether an operator lets holders have a ComfyServer."""
 

@@ -5,9 +5,9 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, overload
 
-from jupyter_comfy_lock.domain.errors import InvalidWorkflow
+from jupyter_comfy_lock.domain.errors import CannotInterrupt, InvalidWorkflow
 from jupyter_comfy_lock.domain.workflow import node_error_lines
-from jupyter_comfy_lock.kernel.bad_input import checked_seconds
+from jupyter_comfy_lock.kernel.bad_input import WrongValue, checked_seconds
 from jupyter_comfy_lock.kernel.results import Result
 from jupyter_comfy_lock.kernel.session import Session, current
 from jupyter_comfy_lock.kernel.show import StatusLine, say_lock, show_task, tell_browser
@@ -211,6 +211,37 @@ def task(task_id: str) -> Task:
         UnknownTask: this kernel has none with that id.
     """
     return current().task(task_id)
+
+
+def cancel(*tasks: Task | str, all: bool = False) -> Tasks:
+    """Ask for the end of tasks of this kernel and return them at once; nobody else's are touched.
+
+    Each is a task or an id, of which a beginning is enough where it fits one task alone. `all`:
+    every one that has not ended yet.
+
+    Raises:
+        UnknownTask: this kernel has no such task, or several; none was cancelled.
+        CannotInterrupt: its ComfyUI is too old to stop that one without stopping others'; the
+            rest was cancelled.
+        ValueError: it is not said which, or it is said twice.
+    """
+    if all == bool(tasks):
+        msg = "name the tasks to cancel, by an id or a beginning of it, or else have all cancelled"
+        raise WrongValue(msg)
+    mine = current().tasks()
+    if all:
+        chosen = [each for each in mine if not each.ended]
+    else:
+        chosen = [each if isinstance(each, Task) else mine.named(each) for each in tasks]
+    failures = []
+    for each in chosen:
+        try:
+            each.cancel()
+        except CannotInterrupt as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return Tasks(chosen)
 
 
 def status() -> Status:

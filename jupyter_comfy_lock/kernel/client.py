@@ -35,6 +35,8 @@ API = "comfy-lock/api/"
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 #: Streams carry a sign of life every 10 or 15 s; silence for longer than this is a dead connection.
 STREAM_TIMEOUT = httpx.Timeout(40.0, connect=5.0)
+#: A trial of the self-test ends within 45 s, and says so.
+TRIAL = httpx.Timeout(90.0, connect=5.0)
 #: For what is done while an error or the user's Ctrl-C waits to be shown.
 HASTE = httpx.Timeout(2.0)
 
@@ -202,6 +204,33 @@ class ComfyClient:
     def close_port(self, credential: str) -> None:
         """Close the port, if one is open."""
         self._send("DELETE", API + "holders/me/port", headers=_as(credential))
+
+    def debug(self, credential: str) -> dict[str, Any]:
+        """Return all that is known there of this kernel."""
+        return self._ask(credential, "GET", "holders/me/debug")
+
+    def check(self, credential: str) -> dict[str, Any]:
+        """Return what is wrong in the pool, as far as this kernel may know it."""
+        return self._ask(credential, "GET", "check")
+
+    def cleanup(self, credential: str, wish: Mapping[str, Any]) -> dict[str, Any]:
+        """Release and cancel what a kernel has, or only say what that would be."""
+        return self._ask(credential, "POST", "cleanup", json=wish)
+
+    def cleanup_as_user(self, wish: Mapping[str, Any]) -> dict[str, Any]:
+        """Do so as the Jupyter user, with whose token this process attached."""
+        authorization = self.place.authorization()
+        headers = {"Authorization": authorization} if authorization else {}
+        return cast(
+            dict[str, Any], self._send("POST", API + "cleanup", headers=headers, json=wish).json()
+        )
+
+    def selftest(self, credential: str, name: str | None) -> list[dict[str, Any]]:
+        """Run the self-test; return what came of each trial."""
+        with self._stream(
+            "POST", API + "selftest", headers=_as(credential), json={"name": name}, timeout=TRIAL
+        ) as response:
+            return [json.loads(line)["trial"] for line in response.iter_lines() if line]
 
     @contextmanager
     def events(self, credential: str) -> Iterator[Iterator[ServerSentEvent]]:

@@ -24,6 +24,7 @@ from jupyter_comfy_lock.kernel.client import ComfyClient
 from jupyter_comfy_lock.kernel.connection import Place, find_place
 from jupyter_comfy_lock.kernel.events import EventThread
 from jupyter_comfy_lock.kernel.held import HeldLock
+from jupyter_comfy_lock.kernel.inspector import Inspector
 from jupyter_comfy_lock.kernel.link import Link
 from jupyter_comfy_lock.kernel.task import Task
 from jupyter_comfy_lock.kernel.views import Comfy, Lock, SecretUrl, Servers, Tasks, newest_first
@@ -103,6 +104,11 @@ class Session:
             return None
         opened = self._call(lambda me: self._client.open_port(me, port))
         return f"http://127.0.0.1:{opened}"
+
+    @property
+    def inspector(self) -> Inspector:
+        """What looks into what goes on, here and there."""
+        return Inspector(self._link, self._held, live=self._events.soon)
 
     # -- the pool and the lock ------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Tables as notebooks, terminals and rich consoles show them."""
 
 import html
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
@@ -63,11 +64,26 @@ class Listing(Sequence[T], Generic[T]):
 
     def __rich__(self) -> "RichTable":
         from rich.table import Table  # noqa: PLC0415 - only who prints with rich needs rich
+        from rich.text import Text  # noqa: PLC0415
 
         table = Table(*self.columns)
         for item in self._items:
-            table.add_row(*self.row(item))
+            # Not as text in rich's markup: an "[Errno 2]" would vanish.
+            table.add_row(*map(Text, self.row(item)))
         return table
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Have IPython in a terminal show a table that fits into it."""
+        plain = repr(self)
+        if self._items and sys.stdout.isatty():
+            from rich.console import Console  # noqa: PLC0415 - see `__rich__`
+
+            console = Console()
+            with console.capture() as captured:
+                console.print(self)
+            plain = captured.get().rstrip("\n")
+        # In lines, of which each is as wide as it is: a printer breaks none of them.
+        printer.text(plain)
 
     def _ipython_key_completions_(self) -> list[Any]:
         return []

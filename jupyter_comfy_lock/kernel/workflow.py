@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 from jupyter_comfy_lock.domain.errors import ComfyLockError, InvalidWorkflow, NoLock, NotYours
 from jupyter_comfy_lock.domain.workflow import check_api_workflow
@@ -299,6 +299,33 @@ class Parameters(Listing[Parameter]):
     def row(self, item: Parameter) -> tuple[str, ...]:
         """Return the cells of a parameter."""
         return (f"{item.node_id}.{item.name}", item.node, _short(item.value), _allowed(item))
+
+    @overload
+    def __getitem__(self, index: int) -> Parameter: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Parameter]: ...
+
+    @overload
+    def __getitem__(self, index: str) -> Parameter: ...
+
+    def __getitem__(self, index: int | slice | str) -> Parameter | list[Parameter]:
+        """Return a parameter by its number, or by "node id.input".
+
+        Raises:
+            InvalidWorkflow: there is none of that name; the message has the nearest.
+        """
+        if not isinstance(index, str):
+            return super().__getitem__(index)
+        named = {f"{each.node_id}.{each.name}": each for each in self}
+        if index not in named:
+            hint = close_to(index, named) or ". `workflow.parameters` lists them."
+            msg = f"The workflow has no parameter {index!r}{hint}"
+            raise InvalidWorkflow(msg)
+        return named[index]
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values by name, as `workflow.set(**values)` takes them."""

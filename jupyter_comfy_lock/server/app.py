@@ -38,7 +38,9 @@ from jupyter_comfy_lock.server.kernels import KERNEL_ACTIONS, KernelWatcher
 from jupyter_comfy_lock.server.lease import NodeLease
 from jupyter_comfy_lock.server.live import LiveTask
 from jupyter_comfy_lock.server.locks import LockService
-from jupyter_comfy_lock.server.ports import GatewayPorts
+from jupyter_comfy_lock.server.ports import Doors, GatewayPorts
+from jupyter_comfy_lock.server.refusals import Refusals
+from jupyter_comfy_lock.server.selftest import SelfTests
 from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, STARTED, Services
 from jupyter_comfy_lock.server.streams import HolderStreams
 from jupyter_comfy_lock.server.submit import Submitter
@@ -134,6 +136,7 @@ class ComfyLock(ExtensionApp):
         }
         self._events = EventHub()
         self._registry = HolderRegistry()
+        self._refusals = Refusals()
         self._stores = await asyncio.to_thread(_open_stores, self.place, self.policy.ttl_s)
         self._wire_locks(serverapp.event_logger)
         self._tasks = TaskService(self._stores.tasks, self._locks, self.log, self._tell_task)
@@ -170,6 +173,9 @@ class ComfyLock(ExtensionApp):
             events=self._events,
             pin_of=self._pin_of,
             policy=self.policy,
+            refusals=self._refusals,
+            nodes=self._stores.nodes,
+            selftests=SelfTests(Doors(serverapp.web_app, serverapp.base_url), self.log),
         )
         await self._keeper.start()
         # Not before what a former life left has been ended: it would be shown as if it were held.
@@ -290,6 +296,7 @@ class ComfyLock(ExtensionApp):
             self._streams.close(holder.holder_id)
             self._events.close(holder.holder_id)
             self._tasks.forget_holder(holder.holder_id)
+            self._refusals.forget(holder.holder_id)
 
     async def _cancel_all_of(self, holder: Holder, why: str) -> None:
         pending = self._tasks.pending(holder.holder_id)
@@ -307,6 +314,9 @@ class ComfyLock(ExtensionApp):
             shown = upstream.lock_json(lock)
         else:
             self._streams.close(holder_id)
+            if why is not None and self._registry.has(holder_id):
+                # Not of its own doing.
+                self._refusals.note(holder_id, where="lock", code="lock_lost", message=why)
         self._events.publish("lock", holder_id, {"lock": shown, "reason": why}, to=holder_id)
 
     def _comfy_restarted(self, comfy_id: ComfyId) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ from jupyter_comfy_lock.domain.errors import (
     UnknownComfy,
 )
 from jupyter_comfy_lock.domain.lock import ComfyId, Lock, lock_to_json
-from jupyter_comfy_lock.domain.pool import ComfyServer, ComfyStatus, Health
+from jupyter_comfy_lock.domain.pool import ComfyChange, ComfyServer, ComfyStatus, Health
 
 if TYPE_CHECKING:
     import aiohttp
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 
 #: Seconds for what ComfyUI answers at once.
 _QUICK_S = 10.0
+#: Changes of a ComfyServer that are remembered.
+_CHANGES = 20
 #: Validating a large graph on a busy ComfyServer takes its time.
 _SUBMIT_S = 60.0
 
@@ -73,6 +76,10 @@ class Upstream:
         self.looked_s = float("-inf")
         #: Looks that are under way.
         self.looking = 0
+        #: Since when its health has been what it is; seconds since the epoch.
+        self.since = time.time()
+        #: How it changed while it was looked at, the newest last.
+        self.changes: deque[ComfyChange] = deque(maxlen=_CHANGES)
         #: Told when the ComfyServer was seen to have been restarted.
         self.on_restart: Callable[[ComfyId], None] = lambda _: None
         self._last_number = -1.0
@@ -273,15 +280,17 @@ class Upstream:
         name = device.get("name")
         restarted = self.status.health is Health.UNREACHABLE and self.status.version is not None
         old = version_number(version) < MINIMUM_VERSION
-        self.status = ComfyStatus(
-            health=Health.UNSUPPORTED if old else Health.OK,
-            reason=f"ComfyUI {version} is too old" if old else None,
-            version=version,
-            device=name if isinstance(name, str) else None,
-            memory_free=int(number(device["vram_free"])) if "vram_free" in device else None,
-            queue_remaining=remaining,
-            epoch=self.status.epoch,
-            restarted_at=self.status.restarted_at,
+        self._become(
+            ComfyStatus(
+                health=Health.UNSUPPORTED if old else Health.OK,
+                reason=f"ComfyUI {version} is too old" if old else None,
+                version=version,
+                device=name if isinstance(name, str) else None,
+                memory_free=int(number(device["vram_free"])) if "vram_free" in device else None,
+                queue_remaining=remaining,
+                epoch=self.status.epoch,
+                restarted_at=self.status.restarted_at,
+            )
         )
         if restarted:
             self._saw_restart()
@@ -295,7 +304,7 @@ class Upstream:
             case _:
                 health = Health.UNREACHABLE
         reason = str(error.details.get("why", error.message))
-        self.status = replace(self.status, health=health, reason=reason, queue_remaining=None)
+        self._become(replace(self.status, health=health, reason=reason, queue_remaining=None))
 
     def _note_number(self, given: object) -> None:
         # ComfyUI numbers prompts from 0 in each life.
@@ -306,8 +315,18 @@ class Upstream:
         self._last_number = given
 
     def _saw_restart(self) -> None:
-        self.status = self.status.restarted(time.time())
+        self._become(self.status.restarted(time.time()))
         self.on_restart(self.comfy.comfy_id)
+
+    def _become(self, status: ComfyStatus) -> None:
+        now, before, self.status = time.time(), self.status, status
+        if self.status.health is not before.health:
+            self.since = now
+        if before.version is not None and self.status.version not in (None, before.version):
+            what = f"runs ComfyUI {self.status.version} now; it was {before.version}"
+            self.changes.append(ComfyChange(at=now, what=what))
+        if self.status.epoch != before.epoch:
+            self.changes.append(ComfyChange(at=now, what="was restarted"))
 
 
 def find_upstream(upstreams: Mapping[ComfyId, Upstream], comfy_id: ComfyId) -> Upstream:

@@ -127,6 +127,11 @@ class TaskStore:
             query = query.where(tasks.c.holder_id == holder_id)
         return await self._db.read(lambda c: list(map(task_of, c.execute(query))))
 
+    async def pending(self) -> list[Task]:
+        """Return the tasks that have not ended, of all Jupyter servers, the oldest first."""
+        query = select(tasks).where(IS_PENDING).order_by(tasks.c.created_at)
+        return await self._db.read(lambda c: list(map(task_of, c.execute(query))))
+
     async def tidy(self) -> None:
         """Delete tasks that ended long ago, and locks likewise."""
         now_s = self._db.clock.wall_s()

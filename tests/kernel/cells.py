@@ -36,10 +36,10 @@ class Cells:
         """Run a cell that must succeed."""
         self.shell.run_cell(code).raise_error()
 
-    def traceback(self, code: str) -> str:
-        """Run a cell that raises; what it shows."""
+    def traceback(self, code: str, *, numbered: bool = False) -> str:
+        """Run a cell that raises, with a number of its own or without; what it shows."""
         self._shown.clear()
-        result = self.shell.run_cell(code)
+        result = self.shell.run_cell(code, store_history=numbered)
         assert not result.success, "the cell did not raise"
         [shown] = self._shown
         return shown

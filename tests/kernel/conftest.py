@@ -6,6 +6,9 @@ from jupyter_comfy_lock.kernel import session as sessions
 from jupyter_comfy_lock.kernel import task_wait
 from jupyter_comfy_lock.kernel.session import Session
 from tests.kernel.fake_jupyter import FakeJupyter, managed_place
+from tests.kernel.shell import api as api
+from tests.kernel.shell import one_shell as one_shell
+from tests.kernel.shell import shell as shell
 
 
 @pytest.fixture
