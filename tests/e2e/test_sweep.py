@@ -17,9 +17,14 @@ from typing import Any
 import httpx
 import pytest
 
+import jupyter_comfy_lock as comfy
+from jupyter_comfy_lock.kernel import session as sessions
+from jupyter_comfy_lock.kernel.connection import Place
+from jupyter_comfy_lock.kernel.session import Session
 from tests.comfy_servers import test_environment
+from tests.e2e.comfy import queue, steps_workflow, submit_raw
 from tests.e2e.jupyter import Jupyter, running_jupyter, until
-from tests.e2e.sweep import prefix
+from tests.e2e.sweep import prefix, workflow
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -96,3 +101,30 @@ def test_through_the_death_of_the_jupyter_server_each_job_is_done_and_none_twice
         assert {task["state"] for task in second.get("tasks")["tasks"]} <= {
             *("succeeded", "cancelled", "rejected", "lost"),
         }
+
+
+def test_a_sweep_of_two_hundred_never_has_more_in_flight_than_allowed(
+    comfy_pool: Sequence[dict[str, Any]], tmp_path: Path
+) -> None:
+    url = comfy_pool[0]["url"]
+    with running_jupyter(comfy_pool[:1], folder=tmp_path) as jupyter:
+        place = Place(url=jupyter.server.url, found_by="COMFY_LOCK_URL", token=jupyter.server.token)
+        session = Session(place)
+        sessions.use(session)
+        try:
+            comfy.lock("gpu-1")
+            # While somebody else's prompt runs, the sweep's own pile up: as far as they may.
+            other = submit_raw(url, steps_workflow(steps=30, delay=0.1))
+            sweep = comfy.sweep(workflow(0), in_flight=3, seed=range(JOBS), steps=[1])
+            most = 0
+            while other in (there := queue(url)):
+                most = max(most, len(there - {other}))
+            sweep.wait(90)
+        finally:
+            sessions.use(None)
+            session.close()
+    assert sweep.state == "succeeded"
+    assert most == 3
+    seeds = Counter(task.prompt["1"]["inputs"]["seed"] for task in sweep.tasks if task.prompt)
+    assert seeds == Counter(range(JOBS))
+    assert len({cell.task_id for cell in sweep.cells}) == JOBS

@@ -42,7 +42,9 @@ export class CellView {
     this._box.title = cell.why;
     const share = cell.state === 'running' && cell.task ? nodeShare(cell.task) : null;
     this._bar.draw(share, share === null ? '' : `${Math.round(share * 100)} %`);
-    this._drawPreview(cell, previewPath);
+    this._previewPath = previewPath;
+    this._flies = cell.task !== null;
+    this._drawPreview();
     if (hasPicture && this._seen) {
       this._drawPicture(cell.picture);
     }
@@ -55,14 +57,16 @@ export class CellView {
   /** Load the picture from now on: somebody could see it. */
   see(): void {
     this._seen = true;
+    this._drawPreview();
     if (this._wanted !== '') {
       this._drawPicture(this._wanted);
     }
   }
 
-  private _drawPreview(cell: SweepCell, path: string): void {
+  private _drawPreview(): void {
+    const path = this._previewPath;
     if (path === '' || this._files === null || !this._seen) {
-      if (cell.task === null) {
+      if (!this._flies) {
         this._preview?.node.remove();
         this._preview = null;
       }
@@ -131,6 +135,8 @@ export class CellView {
   private readonly _bar = new Bar('jp-ComfySweep-part', 'Progress of this picture');
   private _preview: Picture | null = null;
   private _seen = false;
+  private _previewPath = '';
+  private _flies = false;
   private _wanted = '';
   private _shown = '';
 }
