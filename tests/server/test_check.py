@@ -161,13 +161,14 @@ async def test_a_dead_worker_is_found_by_what_stays_where_it_is(world: World):
     assert found(await check(world.user)) == set()
 
 
-async def test_a_moment_between_two_prompts_is_no_dead_worker(world: World):
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_moment_between_two_prompts_is_no_dead_worker(world: World, order: int):
     """What one look finds and the next does not is a step from one state to another."""
     queues = iter(
         [
             {"queue_running": [], "queue_pending": [[1, "p1", {}, {}, []]]},
             {"queue_running": [[1, "p1", {}, {}, []]], "queue_pending": []},
-        ]
+        ][::order]
     )
     world.gpu.faults.instead["/queue"] = lambda: web.json_response(next(queues))
     (foreign,) = (await check(world.user))["findings"]
