@@ -60,6 +60,10 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.kernel.task import Task as Task
     from jupyter_comfy_lock.kernel.task import TaskNotEnded as TaskNotEnded
     from jupyter_comfy_lock.kernel.views import Lock as Lock
+    from jupyter_comfy_lock.kernel.widgets.lock_view import LockView as LockView
+    from jupyter_comfy_lock.kernel.widgets.lock_view import lock_view as lock_view
+    from jupyter_comfy_lock.kernel.widgets.panel import Panel as Panel
+    from jupyter_comfy_lock.kernel.widgets.panel import panel as panel
     from jupyter_comfy_lock.kernel.workflow import Workflow as Workflow
 
     #: The id of the ComfyServer that this kernel has locked, or None. Assign to lock or release.
@@ -81,6 +85,8 @@ _HOMES = {
     "Lock": "jupyter_comfy_lock.kernel.views",
     "Task": "jupyter_comfy_lock.kernel.task",
     "TaskNotEnded": "jupyter_comfy_lock.kernel.task",
+    **dict.fromkeys(("LockView", "lock_view"), "jupyter_comfy_lock.kernel.widgets.lock_view"),
+    **dict.fromkeys(("Panel", "panel"), "jupyter_comfy_lock.kernel.widgets.panel"),
     "Workflow": "jupyter_comfy_lock.kernel.workflow",
     **dict.fromkeys(
         (

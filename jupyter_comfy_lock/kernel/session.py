@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 from httpx_sse import ServerSentEvent
@@ -31,11 +31,22 @@ from jupyter_comfy_lock.kernel.lease import LeaseThread
 from jupyter_comfy_lock.kernel.task import Task
 from jupyter_comfy_lock.kernel.views import Comfy, Lock, SecretUrl, Servers, Tasks, newest_first
 from jupyter_comfy_lock.kernel.waiting import Asking, Tell, checked_wish
-from jupyter_comfy_lock.kernel.wire import HelloJson, TaskJson
+from jupyter_comfy_lock.kernel.wire import ComfyJson, HelloJson, TaskJson, WaitingJson
 
 T = TypeVar("T")
 
 _FORGOTTEN = "the Jupyter server was restarted, or this kernel was away for too long"
+
+
+class Standing(NamedTuple):
+    """The pool, and where this kernel stands in it, as the wire has it."""
+
+    holder_id: str
+    pool: list[ComfyJson]
+    #: What this kernel waits for; None if it does not wait.
+    waiting: WaitingJson | None
+    #: How its last lock was lost; None if it was not.
+    loss: str | None
 
 
 class Session:
@@ -110,6 +121,22 @@ class Session:
     def servers(self) -> Servers:
         """Return the pool."""
         return Servers([Comfy.from_json(each) for each in self._call(self._client.pool)])
+
+    def standing(self) -> "Standing":
+        """Return how the pool is, and where this kernel stands in it."""
+        holder_id = self._greet()["holder"]["holder_id"]
+        pool, waiting = self._call(self._client.pool), self._call(self._client.waiting)
+        loss = self._held.gone_because
+        return Standing(holder_id, pool, waiting[0] if waiting else None, loss)
+
+    def on_lock(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` when something was heard of the lock; see `HeldLock.on_change`."""
+        return self._held.on_change(listener)
+
+    def leave_line(self) -> None:
+        """Take back what this kernel waits for, if it waits."""
+        for wish in self._call(self._client.waiting):
+            self._take_back(wish["request_id"])
 
     def lock(
         self,
@@ -272,7 +299,9 @@ class Session:
             self._held.refuse_to_wander()
             on_lock(self.lock())
             json = self._call(send)
-        return self._book.adopt(json)
+        task = self._book.adopt(json)
+        task.prompt = prompt
+        return task
 
     def tasks(self) -> Tasks:
         """Return this kernel's tasks, newest first."""

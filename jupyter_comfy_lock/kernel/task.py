@@ -4,7 +4,7 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -95,6 +95,8 @@ class Task:
         self._listeners: list[Callable[[], None]] = []
         self._looked_at = time.monotonic()
         self._images: list[Image] | None = None
+        #: What was sent, in ComfyUI's API format; None where another process has sent it.
+        self.prompt: Mapping[str, Any] | None = None
         if self.ended:
             self._ended.set()
 
@@ -290,13 +292,25 @@ class Task:
         if not self.progress.preview:
             return None
         try:
-            picture = self._home.preview(self)
+            picture = self.preview_bytes()
         except UnknownFile:
             # The Jupyter server has been started again since, and keeps none.
             return None
         import PIL.Image  # noqa: PLC0415 - see `images`
 
         return PIL.Image.open(io.BytesIO(picture))
+
+    def preview_bytes(self) -> bytes:
+        """Return the newest preview as it came.
+
+        Raises:
+            UnknownFile: there is none, or none any more.
+        """
+        return self._home.preview(self)
+
+    def fetch(self, path: str) -> bytes:
+        """Return the bytes of the file of the task that is at `path` of the Jupyter server."""
+        return self._home.fetch(path)
 
     def _outcome(self) -> "Task":
         """Return the task if it succeeded; raise how it ended otherwise."""

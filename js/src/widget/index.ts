@@ -1,10 +1,14 @@
 import type { Render } from '@anywidget/types';
 
+import { renderLock } from './lock_widget';
+import { renderPanel } from './panel_widget';
 import { renderTask } from './task_widget';
 
 /** By the trait `view` of the Python side. */
 const VIEWS: Readonly<Record<string, Render>> = {
-  task: renderTask as Render
+  lock: renderLock,
+  panel: renderPanel,
+  task: renderTask
 };
 
 const render: Render = props => {
