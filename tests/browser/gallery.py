@@ -241,19 +241,22 @@ def main(folder: Path) -> None:
     """Take all pictures into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for app, path in APPS:
-        with tempfile.TemporaryDirectory() as place, chromium() as browser:
-            with jupyter_server([], folder=Path(place), app=app) as jupyter:
-                _write(jupyter)
-                for theme in THEMES:
-                    _set_theme(jupyter, theme)
-                    page = browser.new_page(viewport={"width": 1000, "height": 1400})
-                    name = f"{app}-{theme.split()[-1].lower()}"
-                    shots = dict(_shots(page, jupyter, path))
-                    for what, shot in shots.items():
-                        (folder / f"{name}-{what.replace(' ', '-')}.png").write_bytes(shot)
-                    _contact(shots).save(folder / f"{name}.png")
-                    page.close()
-                    print(folder / f"{name}.png")
+        with (
+            tempfile.TemporaryDirectory() as place,
+            chromium() as browser,
+            jupyter_server([], folder=Path(place), app=app) as jupyter,
+        ):
+            _write(jupyter)
+            for theme in THEMES:
+                _set_theme(jupyter, theme)
+                page = browser.new_page(viewport={"width": 1000, "height": 1400})
+                name = f"{app}-{theme.split()[-1].lower()}"
+                shots = dict(_shots(page, jupyter, path))
+                for what, shot in shots.items():
+                    (folder / f"{name}-{what.replace(' ', '-')}.png").write_bytes(shot)
+                _contact(shots).save(folder / f"{name}.png")
+                page.close()
+                print(folder / f"{name}.png")
 
 
 def _write(jupyter: JupyterServer) -> None:
@@ -267,9 +270,15 @@ def _write(jupyter: JupyterServer) -> None:
 
 def _set_theme(jupyter: JupyterServer, theme: str) -> None:
     # Beside the configuration of the server's folder: Lab keeps its settings there.
-    settings = jupyter.root.parent / "config/lab/user-settings/@jupyterlab/apputils-extension"
-    settings.mkdir(parents=True, exist_ok=True)
-    (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": theme}))
+    settings = jupyter.root.parent / "config/lab/user-settings/@jupyterlab"
+    for name, values in {
+        "apputils-extension/themes": {"theme": theme},
+        # Else only the cells on the screen are drawn.
+        "notebook-extension/tracker": {"windowingMode": "none"},
+    }.items():
+        file = settings / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values))
 
 
 def _shots(page: Page, jupyter: JupyterServer, path: str) -> Iterator[tuple[str, bytes]]:

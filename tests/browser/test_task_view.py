@@ -147,9 +147,7 @@ def test_the_end_is_asked_of_the_jupyter_server_when_the_kernel_is_silent() -> N
         server.task = (200, task(state="cancelled", reason="its kernel ended: it was restarted"))
         show(page)
         expect(page.locator(".jp-ComfyTask-badge")).to_have_text("cancelled")
-        expect(page.locator(LINE)).to_have_text(
-            "gpu-1 · its kernel ended: it was restarted"
-        )
+        expect(page.locator(LINE)).to_have_text("gpu-1 · its kernel ended: it was restarted")
         expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
         assert server.looks == 1
         # What the kernel had sent before it died may come late.

@@ -73,7 +73,8 @@ export class FieldView {
 
   /** Show the workflow's value, unless the person is at it, and what the kernel says of it. */
   draw(value: unknown, error: string): void {
-    if (document.activeElement !== this._control && error === '' && this.isRight) {
+    const isWrong = this._touched && (error !== '' || !this.isRight);
+    if (document.activeElement !== this._control && !isWrong) {
       this._show(value);
     }
     this._complain(fault(this.field, this._said) || error);
@@ -97,6 +98,7 @@ export class FieldView {
   private _onChange(): void {
     const wrong = fault(this.field, this._said);
     this._picked = false;
+    this._touched = true;
     this._complain(wrong);
     clearTimeout(this._timer);
     if (wrong === '') {
@@ -175,6 +177,8 @@ export class FieldView {
   private readonly _fault = element('div', 'jp-ComfyPanel-fault');
   private readonly _thumbnail = element('img', 'jp-ComfyPanel-thumbnail');
   private _picked = false;
+  /** Whether the person has changed it: what does not fit stays for them to put right. */
+  private _touched = false;
   private _timer: ReturnType<typeof setTimeout> | undefined;
 }
 

@@ -69,11 +69,11 @@ export class Gallery {
     const player = element(kind, '');
     player.controls = true;
     player.setAttribute('aria-label', file.filename);
-    const caption = element('figcaption', 'jp-Comfy-quiet', file.filename);
-    node.append(player, caption, this._download(file));
+    const download = this._download(file);
+    node.append(player, download);
     void this._url(file).then(
       url => (player.src = url),
-      (error: unknown) => put(caption, `${file.filename}: ${complaint(error)}`)
+      (error: unknown) => put(download, `${file.filename}: ${complaint(error)}`)
     );
     return node;
   }

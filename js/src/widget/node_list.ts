@@ -77,9 +77,9 @@ export class ValueList {
         const head =
           nodeId === shown
             ? []
-            : [element('dt', 'jp-Comfy-valueNode', titles.get(nodeId) ?? nodeId)];
+            : [element('li', 'jp-Comfy-valueNode', titles.get(nodeId) ?? nodeId)];
         shown = nodeId;
-        const pair = element('dd', 'jp-Comfy-value');
+        const pair = element('li', 'jp-Comfy-value');
         pair.append(
           element('span', 'jp-Comfy-quiet', `${name} `),
           element('span', 'jp-Comfy-valueText', value)
@@ -89,5 +89,5 @@ export class ValueList {
     });
   }
 
-  private readonly _list = element('dl', 'jp-Comfy-values');
+  private readonly _list = element('ul', 'jp-Comfy-values');
 }

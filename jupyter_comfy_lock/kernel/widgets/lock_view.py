@@ -1,6 +1,6 @@
 """The view of this kernel's lock and of the pool."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import traitlets
@@ -29,6 +29,8 @@ class LockView(View):
         super().__init__(**traits)
         self._session = session or current()
         self._doing = self._refusal = ""
+        #: Whether the person has ended the waiting: that it ended is no news then.
+        self._leaving = False
         self.write()
         self._unlisten = self._session.on_lock(lambda: writer.mark(self))
 
@@ -58,6 +60,7 @@ class LockView(View):
         if kind == "lock":
             wait = None if content.get("wait") else 0
             mode = content.get("mode") or None
+            self._leaving = False
             self._do(
                 f"Locking {comfy_id}", lambda: self._session.lock(comfy_id, mode=mode, wait=wait)
             )
@@ -67,11 +70,12 @@ class LockView(View):
             if held is not None and (held.comfy_id, held.since) == (comfy_id, content.get("since")):
                 self._do(f"Releasing {comfy_id}", self._session.release)
         elif kind == "leave":
+            self._leaving = True
             self._do("Leaving the line", self._session.leave_line)
         elif kind == "look":
             writer.mark(self)
 
-    def _do(self, what: str, act: Any) -> None:
+    def _do(self, what: str, act: Callable[[], object]) -> None:
         self._doing, self._refusal = what, ""
         writer.mark(self)
 
@@ -79,7 +83,7 @@ class LockView(View):
             try:
                 act()
             except ComfyLockError as error:
-                self._refusal = error.message
+                self._refusal = "" if self._leaving else error.message
             finally:
                 self._doing = ""
                 writer.mark(self)
