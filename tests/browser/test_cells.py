@@ -18,6 +18,7 @@ from tests.installed_once import install_into, installed_once
 from tests.jupyter_servers import JupyterServer, jupyter_server
 
 REQUIREMENTS = Path(__file__).with_name("ipykernel6-requirements.txt")
+MODEL = "window.jupyterapp.shell.currentWidget.content.model.cells"
 SAVE = "window.jupyterapp.commands.execute('docmanager:save')"
 
 SETUP = """
@@ -25,11 +26,10 @@ import ipykernel, jupyter_comfy_lock as comfy
 comfy.lock("gpu-1")
 print("ipykernel", ipykernel.version_info[0])
 """
-# The kernel is busy from here on.
+# The kernel is busy meanwhile.
 WAIT = """
-for task in (one, two):
-    task.wait()
-print("all over")
+one.wait()
+print("one is over")
 """
 
 
@@ -49,7 +49,7 @@ def write_notebook(server: JupyterServer) -> None:
     cells = [
         SETUP,
         f"one = comfy.submit({workflow(20)})",
-        f"two = comfy.submit({workflow(21)})",
+        f"two = comfy.submit({workflow(1000)})",
         WAIT,
     ]
     notebook = nbformat.v4.new_notebook(
@@ -101,25 +101,29 @@ def test_each_view_changes_in_its_own_cell_and_is_true_in_every_page(
         expect(line(page, 2)).to_contain_text("1 ahead, 1 of them yours")
         expect(output(page, 1).locator(".jp-ComfyTask-preview")).to_be_visible()
         expect(output(page, 2).locator(".jp-ComfyTask-preview")).to_be_hidden()
-        # Saved while it runs, as Lab does by itself, so that its outputs are there again.
+        expect(output(page, 3)).to_contain_text("one is over", timeout=TIMEOUT_MS)
         page.evaluate(SAVE)
         page.reload()
         second = browser.new_page()
         second.set_default_timeout(TIMEOUT_MS)
         second.goto(f"{jupyter.url}lab/workspaces/second/tree/a.ipynb?token={jupyter.token}")
         for each in (page, second):
-            expect(line(each, 2)).to_contain_text("/21", timeout=TIMEOUT_MS)
+            expect(line(each, 2)).to_contain_text("/1000", timeout=TIMEOUT_MS)
             expect(line(each, 1)).to_contain_text("gpu-1 · 1 picture")
-        expect(output(second, 3)).to_contain_text("all over", timeout=TIMEOUT_MS)
+        page.locator(".jp-ComfyTask-cancel:visible").click()
         for each in (page, second):
             badges = each.locator(".jp-ComfyTask-badge")
-            expect(badges).to_have_text(["succeeded", "succeeded"])
+            expect(badges).to_have_text(["succeeded", "cancelled"])
             assert output(each, 3).locator(".jp-ComfyTask, img").count() == 0
         check_saved(second, jupyter)
 
 
 def check_saved(page: Page, jupyter: JupyterServer) -> None:
-    """The saved notebook has one small picture in each cell that submitted, and no preview."""
+    """The saved notebook has a small picture where there is one, else a line, and no preview."""
+    # The line comes a moment after the view has changed.
+    page.wait_for_function(
+        f"{MODEL}.get(2).outputs.get(0).data['text/plain'] !== 'TaskView(gpu-1)'"
+    )
     page.evaluate(SAVE)
     cells = json.loads((jupyter.root / "a.ipynb").read_text())["cells"]
     kinds = [
@@ -128,7 +132,9 @@ def check_saved(page: Page, jupyter: JupyterServer) -> None:
     assert [[each for each in kind if each.startswith("image/")] for kind in kinds] == [
         [],
         ["image/png"],
-        ["image/png"],
+        [],
         [],
     ]
+    (cancelled,) = cells[2]["outputs"]
+    assert cancelled["data"]["text/plain"] == ["gpu-1 · cancelled · by the Jupyter user"]
     assert (jupyter.root / "a.ipynb").stat().st_size < 60_000

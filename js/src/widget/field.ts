@@ -71,12 +71,14 @@ export class FieldView {
     this._control.focus();
   }
 
-  /** Show the workflow's value, unless the person is at it, and what the kernel says of it. */
+  /** Show the workflow's value where it is news, and what the kernel says of this one. */
   draw(value: unknown, error: string): void {
-    const isWrong = this._touched && (error !== '' || !this.isRight);
-    if (document.activeElement !== this._control && !isWrong) {
+    const told = JSON.stringify(value);
+    // What is set here and not heard yet stays: only another word of the kernel replaces it.
+    if (told !== this._told && document.activeElement !== this._control && error === '') {
       this._show(value);
     }
+    this._told = told;
     this._complain(fault(this.field, this._said) || error);
   }
 
@@ -98,7 +100,6 @@ export class FieldView {
   private _onChange(): void {
     const wrong = fault(this.field, this._said);
     this._picked = false;
-    this._touched = true;
     this._complain(wrong);
     clearTimeout(this._timer);
     if (wrong === '') {
@@ -177,8 +178,7 @@ export class FieldView {
   private readonly _fault = element('div', 'jp-ComfyPanel-fault');
   private readonly _thumbnail = element('img', 'jp-ComfyPanel-thumbnail');
   private _picked = false;
-  /** Whether the person has changed it: what does not fit stays for them to put right. */
-  private _touched = false;
+  private _told: string | undefined;
   private _timer: ReturnType<typeof setTimeout> | undefined;
 }
 

@@ -44,7 +44,7 @@ export class LockView {
     doing.append(this._doing, this._leave, this._force);
     head.append(this._badge, this._title, this._facts, this._change, this._release);
     const heading = element('tr', '');
-    for (const name of ['Server', 'Health', 'Places', 'Queue', 'Used by', '']) {
+    for (const name of ['Server', 'Health', 'Places', 'Queue', 'Used by', 'Action']) {
       const cell = element('th', '', name);
       cell.scope = 'col';
       heading.append(cell);
