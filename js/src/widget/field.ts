@@ -75,7 +75,8 @@ export class FieldView {
   draw(value: unknown, error: string): void {
     const told = JSON.stringify(value);
     // What is set here and not heard yet stays: only another word of the kernel replaces it.
-    if (told !== this._told && document.activeElement !== this._control && error === '') {
+    const isNews = told !== this._told && document.activeElement !== this._control;
+    if (this._told === undefined || (isNews && error === '')) {
       this._show(value);
     }
     this._told = told;
