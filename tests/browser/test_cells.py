@@ -88,6 +88,7 @@ def server(
 
 @pytest.mark.complaint(16)
 @pytest.mark.complaint(17)
+@pytest.mark.timeout(300)
 def test_each_view_changes_in_its_own_cell_and_is_true_in_every_page(
     server: tuple[JupyterServer, int],
 ) -> None:
