@@ -4,8 +4,9 @@
 
     comfy.servers()               # the pool
     comfy.lock("gpu-1")           # this kernel uses gpu-1 from now on
-    task = comfy.submit("workflow.json")
-    task.wait().images            # PIL images
+    comfy.run("workflow.json").images          # PIL images
+    task = comfy.submit("workflow.json", seed=7)   # returns at once
+    task.wait()                   # or: await task
     comfy.release()
 
     with comfy.lock(wait=60):     # the best one, at most a minute in line; given back at the end
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.domain.errors import LockTimeout as LockTimeout
     from jupyter_comfy_lock.domain.errors import NoServerExtension as NoServerExtension
     from jupyter_comfy_lock.domain.errors import NotYours as NotYours
+    from jupyter_comfy_lock.domain.errors import OtherLock as OtherLock
     from jupyter_comfy_lock.domain.errors import PromptRejected as PromptRejected
     from jupyter_comfy_lock.domain.errors import ServerConsistencyError as ServerConsistencyError
     from jupyter_comfy_lock.domain.errors import StaleLock as StaleLock
@@ -46,19 +48,33 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.domain.errors import UnknownComfy as UnknownComfy
     from jupyter_comfy_lock.domain.errors import UnknownTask as UnknownTask
     from jupyter_comfy_lock.domain.errors import WrongCredential as WrongCredential
+    from jupyter_comfy_lock.domain.sweep import InvalidSweep as InvalidSweep
     from jupyter_comfy_lock.kernel.api import LockLost as LockLost
     from jupyter_comfy_lock.kernel.api import OutputsDropped as OutputsDropped
+    from jupyter_comfy_lock.kernel.api import cancel as cancel
     from jupyter_comfy_lock.kernel.api import listen as listen
     from jupyter_comfy_lock.kernel.api import lock as lock
     from jupyter_comfy_lock.kernel.api import pin as pin
     from jupyter_comfy_lock.kernel.api import release as release
+    from jupyter_comfy_lock.kernel.api import run as run
     from jupyter_comfy_lock.kernel.api import servers as servers
     from jupyter_comfy_lock.kernel.api import status as status
     from jupyter_comfy_lock.kernel.api import submit as submit
     from jupyter_comfy_lock.kernel.api import task as task
     from jupyter_comfy_lock.kernel.api import tasks as tasks
+    from jupyter_comfy_lock.kernel.inspect import check as check
+    from jupyter_comfy_lock.kernel.inspect import cleanup as cleanup
+    from jupyter_comfy_lock.kernel.inspect import debug as debug
+    from jupyter_comfy_lock.kernel.inspect import selftest as selftest
+    from jupyter_comfy_lock.kernel.results import Result as Result
+    from jupyter_comfy_lock.kernel.saving import NotSaved as NotSaved
+    from jupyter_comfy_lock.kernel.sweep import Sweep as Sweep
+    from jupyter_comfy_lock.kernel.sweep import SweepStopped as SweepStopped
+    from jupyter_comfy_lock.kernel.sweep import sweep as sweep
     from jupyter_comfy_lock.kernel.task import Task as Task
     from jupyter_comfy_lock.kernel.task import TaskNotEnded as TaskNotEnded
+    from jupyter_comfy_lock.kernel.task_events import TaskEvent as TaskEvent
+    from jupyter_comfy_lock.kernel.task_log import TaskLog as TaskLog
     from jupyter_comfy_lock.kernel.views import Lock as Lock
     from jupyter_comfy_lock.kernel.widgets.lock_view import LockView as LockView
     from jupyter_comfy_lock.kernel.widgets.lock_view import lock_view as lock_view
@@ -79,11 +95,31 @@ _ERRORS = "jupyter_comfy_lock.domain.errors"
 #: Where each public name is; imported when it is first used.
 _HOMES = {
     **dict.fromkeys(
-        ("listen", "lock", "pin", "release", "servers", "status", "submit", "task", "tasks"), _API
+        (
+            "cancel",
+            "listen",
+            "lock",
+            "pin",
+            "release",
+            "run",
+            "servers",
+            "status",
+            "submit",
+            "task",
+            "tasks",
+        ),
+        _API,
     ),
     **dict.fromkeys(("LockLost", "OutputsDropped"), _API),
+    **dict.fromkeys(("check", "cleanup", "debug", "selftest"), "jupyter_comfy_lock.kernel.inspect"),
     "Lock": "jupyter_comfy_lock.kernel.views",
+    "NotSaved": "jupyter_comfy_lock.kernel.saving",
+    "Result": "jupyter_comfy_lock.kernel.results",
+    "InvalidSweep": "jupyter_comfy_lock.domain.sweep",
+    **dict.fromkeys(("Sweep", "SweepStopped", "sweep"), "jupyter_comfy_lock.kernel.sweep"),
     "Task": "jupyter_comfy_lock.kernel.task",
+    "TaskEvent": "jupyter_comfy_lock.kernel.task_events",
+    "TaskLog": "jupyter_comfy_lock.kernel.task_log",
     "TaskNotEnded": "jupyter_comfy_lock.kernel.task",
     **dict.fromkeys(("LockView", "lock_view"), "jupyter_comfy_lock.kernel.widgets.lock_view"),
     **dict.fromkeys(("Panel", "panel"), "jupyter_comfy_lock.kernel.widgets.panel"),
@@ -100,6 +136,7 @@ _HOMES = {
             "LockTimeout",
             "NoServerExtension",
             "NotYours",
+            "OtherLock",
             "PromptRejected",
             "ServerConsistencyError",
             "StaleLock",
@@ -119,10 +156,14 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
+        raise _bad_input().NoSuchAttribute(msg)
     found = getattr(importlib.import_module(home), name)
     globals()[name] = found
     return found
+
+
+def _bad_input() -> ModuleType:
+    return importlib.import_module("jupyter_comfy_lock.kernel.bad_input")
 
 
 def __dir__() -> list[str]:
@@ -140,7 +181,7 @@ class _Comfy(ModuleType):
         """
         if name == "url":
             msg = "comfy.url is read-only: it leads to whatever comfy.locked_server is"
-            raise AttributeError(msg)
+            raise _bad_input().NoSuchAttribute(msg)
         known = name.startswith("_") or name in vars(self) or name in _HOMES
         # The import system sets each submodule on its package.
         if known or name == "locked_server" or isinstance(value, ModuleType):
@@ -151,7 +192,7 @@ class _Comfy(ModuleType):
             "id to comfy.locked_server (None releases)"
         )
         # Without `name` and `obj`: Python would guess at another name after the one we tell.
-        raise AttributeError(msg)
+        raise _bad_input().NoSuchAttribute(msg)
 
     @property
     def locked_server(self) -> str | None:
@@ -173,7 +214,7 @@ class _Comfy(ModuleType):
                 "comfy.locked_server must be the id of a ComfyServer (a str) or None, not "
                 f"{type(comfy_id).__name__}"
             )
-            raise TypeError(msg)
+            raise _bad_input().WrongType(msg)
 
     @property
     def url(self) -> str:

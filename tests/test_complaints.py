@@ -41,11 +41,9 @@ COMPLAINTS = {
 
 #: What of a check cannot be proved yet, because the product has no such part.
 NOT_YET = {
-    10: "the lock says in words that its ComfyServer was restarted; now its epoch goes up",
     13: "a list of all that is stale, and a clean-up on request that says first what it would do",
     14: "the sidebar of JupyterLab; a kernel in another environment, which is told what to install",
     16: "the sidebar of JupyterLab",
-    19: "workflows as the editor saves them, and out of a PNG",
 }
 
 TRAPS = {

@@ -82,7 +82,6 @@ def test_what_the_package_imports_is_what_it_asks_for() -> None:
         # What is for PostgreSQL alone is imported by its own module, and only when it is used.
         if requirement.marker is None or requirement.marker.evaluate({"extra": "postgres"})
     }
-    asked_for.add("ipython")  # ipykernel is IPython's, and asks for the one that fits
     known = packages_distributions()
     missing = {
         f"{file.name}: {name}"

@@ -281,6 +281,15 @@ def queue_tags(queue: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return [(str(item[1]), _tag(item)) for item in queue_prompts(queue)]
 
 
+def queue_clients(queue: Mapping[str, Any]) -> dict[str, str]:
+    """Return the client id under which each prompt of `GET /queue` was sent; "" unknown."""
+    return {str(item[1]): _client(item) for item in queue_prompts(queue)}
+
+
+def _client(item: list[Any]) -> str:
+    return _text(mapping(item[3] if len(item) > 3 else None).get("client_id")) or ""
+
+
 def _tag(item: list[Any]) -> Mapping[str, Any]:
     return mapping(mapping(item[3] if len(item) > 3 else None).get(TAG))
 

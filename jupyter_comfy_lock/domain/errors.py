@@ -18,6 +18,7 @@
   - LockTimeout              it was waited for, and it is still taken
   - ComfyClosed              an operator lets nobody have the ComfyServer now
   - ServerConsistencyError   tasks are pending on another ComfyServer (R3)
+  - OtherLock                what was to be done is for another ComfyServer than the locked one (R3)
   - StaleLock                the lock was lost (R7)
   - InvalidWorkflow          not a workflow that ComfyUI could run
   - PromptRejected           ComfyUI refused the prompt
@@ -33,8 +34,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
+from jupyter_comfy_lock.domain.last_frame import EndsAtTheCell
 
-class ComfyLockError(Exception):
+
+class ComfyLockError(EndsAtTheCell, Exception):
     """Base class; catch this to catch them all."""
 
     #: Stable name, sent to clients as `code`.
@@ -50,10 +53,6 @@ class ComfyLockError(Exception):
     def to_json(self) -> dict[str, Any]:
         """Return `{"code", "message", "details"}`, as it crosses every border."""
         return {"code": self.code, "message": self.message, "details": self.details}
-
-    def _render_traceback_(self) -> list[str]:
-        # IPython calls this. The frames are ours and say nothing to a user; `%debug` still works.
-        return [f"{type(self).__name__}: {self.message}"]
 
 
 def error_from_json(payload: Mapping[str, Any]) -> ComfyLockError:
@@ -121,6 +120,13 @@ class BadRequest(ComfyLockError):
 
     def __init__(self, field: str, why: str) -> None:
         super().__init__(f'"{field}" {why}', field=field)
+
+
+class TakenId(BadRequest):
+    """A prompt was to have the id of an earlier one; `field` is what the caller calls that id."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field, "is the id of an earlier prompt; leave it out")
 
 
 class EmptyPool(ComfyLockError):
@@ -316,6 +322,22 @@ class ServerConsistencyError(ComfyLockError):
         )
 
 
+class OtherLock(ComfyLockError):
+    """R3: what was to be sent is for one ComfyServer, and the kernel has locked another."""
+
+    code = "other_lock"
+    http_status_hint = 409
+
+    def __init__(self, holder: str, *, wanted: str, locked: str) -> None:
+        super().__init__(
+            f"Nothing was sent: this is for ComfyServer {wanted!r}, and kernel {holder} has "
+            f"locked {locked!r}.",
+            holder=holder,
+            wanted=wanted,
+            locked=locked,
+        )
+
+
 class StaleLock(ComfyLockError):
     """R7: the lock was held and is not any more; nothing was forwarded."""
 
@@ -346,13 +368,18 @@ class PromptRejected(ComfyLockError):
 
 
 class UnknownTask(ComfyLockError):
-    """No such task, or none of this kernel's."""
+    """No such task, or none of this kernel's; or several, `fit`, whose ids begin like that."""
 
     code = "unknown_task"
     http_status_hint = 404
 
-    def __init__(self, task_id: str) -> None:
-        super().__init__(f"This kernel has no task {task_id!r}.", task_id=task_id)
+    def __init__(self, task_id: str, fit: Iterable[str] = ()) -> None:
+        fitting = list(fit)
+        msg = f"This kernel has no task {task_id!r}."
+        if fitting:
+            listed = "".join(f"\n  {each}" for each in fitting)
+            msg = f"{task_id!r} is the beginning of {len(fitting)} tasks' ids; write more:{listed}"
+        super().__init__(msg, task_id=task_id)
 
 
 class CannotInterrupt(ComfyLockError):

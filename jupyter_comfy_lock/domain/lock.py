@@ -155,8 +155,19 @@ def _all_of(locks: Iterable[Lock]) -> str:
     return ", ".join(dict.fromkeys(map(who, locks)))
 
 
-def lock_to_json(lock: Lock, *, url: str, epoch: int, foreign_prompts: int = 0) -> dict[str, Any]:
-    """Return the lock as REST and events show it."""
+def lock_to_json(
+    lock: Lock,
+    *,
+    url: str,
+    epoch: int,
+    restarted_at: float | None = None,
+    foreign_prompts: int = 0,
+) -> dict[str, Any]:
+    """Return the lock as REST and events show it.
+
+    `epoch` and `restarted_at` are of its ComfyServer; a restart before the lock is no news.
+    """
+    since = restarted_at is not None and restarted_at > lock.granted_at
     return {
         "comfy_id": lock.comfy_id,
         "url": url,
@@ -165,6 +176,7 @@ def lock_to_json(lock: Lock, *, url: str, epoch: int, foreign_prompts: int = 0) 
         "mode": lock.mode.value,
         "fence": lock.fence,
         "epoch": epoch,
+        "restarted_at": restarted_at if since else None,
         "granted_at": lock.granted_at,
         "state": lock.state.value,
         "foreign_prompts": foreign_prompts,

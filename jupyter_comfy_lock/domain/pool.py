@@ -1,7 +1,7 @@
 """The pool: which ComfyServers there are, how they do, and which one to offer first."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -48,6 +48,22 @@ class ComfyStatus:
     #: Prompts waiting and running, anybody's.
     queue_remaining: int | None = None
     epoch: int = 1
+    #: When it was last seen to have been restarted, in seconds since the epoch; for people.
+    restarted_at: float | None = None
+
+    def restarted(self, at: float) -> "ComfyStatus":
+        """Return how it stands after a restart: a new life, in which it has none of our prompts."""
+        return replace(self, epoch=self.epoch + 1, restarted_at=at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComfyChange:
+    """That a ComfyServer is not what it was: it was restarted, or has another version."""
+
+    #: Seconds since the epoch at which it was noticed.
+    at: float
+    #: A phrase that goes on after the ComfyServer's id.
+    what: str
 
 
 class Access(StrEnum):

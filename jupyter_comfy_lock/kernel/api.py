@@ -5,11 +5,14 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, overload
 
-from jupyter_comfy_lock.domain.errors import InvalidWorkflow
+from jupyter_comfy_lock.domain.errors import CannotInterrupt, InvalidWorkflow
 from jupyter_comfy_lock.domain.workflow import node_error_lines
+from jupyter_comfy_lock.kernel.bad_input import WrongValue, checked_seconds
+from jupyter_comfy_lock.kernel.results import Result
 from jupyter_comfy_lock.kernel.session import Session, current
 from jupyter_comfy_lock.kernel.show import StatusLine, say_lock, show_task, tell_browser
 from jupyter_comfy_lock.kernel.task import Task
+from jupyter_comfy_lock.kernel.task_wait import TIMEOUT
 from jupyter_comfy_lock.kernel.views import Lock, SecretUrl, Servers, Status, Tasks
 from jupyter_comfy_lock.kernel.waiting import checked_id
 from jupyter_comfy_lock.kernel.workflow import Workflow
@@ -141,25 +144,57 @@ def listen(port: int | None = 0) -> str | None:
     return current().listen(port)
 
 
-def submit(workflow: Source | Workflow, *, extra_data: Mapping[str, Any] | None = None) -> Task:
+def submit(
+    workflow: Source | Workflow, *, extra_data: Mapping[str, Any] | None = None, **values: Any
+) -> Task:
     """Send a workflow to the locked ComfyServer and return its task at once.
 
-    `workflow` is a `comfy.Workflow`, or anything that `comfy.Workflow.load()` takes. Without a
-    lock one is taken as by `lock()`, and a line says which.
+    `workflow` is a `comfy.Workflow`, or anything that `comfy.Workflow.load()` takes. `values` are
+    set as by `Workflow.set()`, on a copy: `comfy.submit(wf, seed=7)`. Without a lock one is taken
+    as by `lock()`, and a line says which.
 
     Raises:
-        InvalidWorkflow: it is none, or cannot be converted; nothing was sent.
+        InvalidWorkflow: it is none, or cannot be converted, or has no such value, or the value
+            does not fit; nothing was sent.
         PromptRejected: the ComfyServer refused it; the message names each node and reason.
         StaleLock: this kernel had a lock and lost it; nothing was sent.
     """
+    return _submit(workflow, extra_data, values)
+
+
+def run(
+    workflow: Source | Workflow,
+    *,
+    timeout: float | None = None,
+    extra_data: Mapping[str, Any] | None = None,
+    **values: Any,
+) -> Result:
+    """Submit a workflow, wait for it and return what it has made.
+
+    Takes what `submit()` takes. Ctrl-C, and the end of `timeout` seconds, end the waiting only.
+
+    Raises:
+        TaskFailed, TaskCancelled, TaskLost: how else it ended; see `Task.wait`.
+        TimeoutError: it has not ended yet; the message says how to find its task.
+        InvalidWorkflow, PromptRejected, StaleLock: as `submit`.
+    """
+    checked_seconds(timeout, TIMEOUT)  # before anything is sent
+    return _submit(workflow, extra_data, values).result(timeout)
+
+
+def _submit(
+    workflow: Source | Workflow, extra_data: Mapping[str, Any] | None, values: Mapping[str, Any]
+) -> Task:
     loaded = workflow if isinstance(workflow, Workflow) else Workflow.load(workflow)
-    prompt = _sendable(loaded.ready())
+    if values:
+        loaded = loaded.copy().set(**values)
+    prompt = sendable(loaded.ready())
     task = current().submit(prompt, extra_data=extra_data, on_lock=say_lock)
     if task.dropped:
         lines = "".join(f"\n  {line}" for line in node_error_lines(task.dropped))
         outputs = ", ".join(f"node {key} ({it['class_type']})" for key, it in task.dropped.items())
         msg = f"{task.comfy_id} runs the workflow without its output {outputs}, because of:{lines}"
-        warnings.warn(msg, OutputsDropped, stacklevel=2)
+        warnings.warn(msg, OutputsDropped, stacklevel=3)
     show_task(task)
     return task
 
@@ -176,6 +211,37 @@ def task(task_id: str) -> Task:
         UnknownTask: this kernel has none with that id.
     """
     return current().task(task_id)
+
+
+def cancel(*tasks: Task | str, all: bool = False) -> Tasks:
+    """Ask for the end of tasks of this kernel and return them at once; nobody else's are touched.
+
+    Each is a task or an id, of which a beginning is enough where it fits one task alone. `all`:
+    every one that has not ended yet.
+
+    Raises:
+        UnknownTask: this kernel has no such task, or several; none was cancelled.
+        CannotInterrupt: its ComfyUI is too old to stop that one without stopping others'; the
+            rest was cancelled.
+        ValueError: it is not said which, or it is said twice.
+    """
+    if all == bool(tasks):
+        msg = "name the tasks to cancel, by an id or a beginning of it, or else have all cancelled"
+        raise WrongValue(msg)
+    mine = current().tasks()
+    if all:
+        chosen = [each for each in mine if not each.ended]
+    else:
+        chosen = [each if isinstance(each, Task) else mine.named(each) for each in tasks]
+    failures = []
+    for each in chosen:
+        try:
+            each.cancel()
+        except CannotInterrupt as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return Tasks(chosen)
 
 
 def status() -> Status:
@@ -197,7 +263,12 @@ def _warn_of_loss(session: Session, *, held_now: str | None = None, stacklevel: 
         warnings.warn(loss, LockLost, stacklevel=stacklevel)
 
 
-def _sendable(prompt: dict[str, Any]) -> dict[str, Any]:
+def sendable(prompt: dict[str, Any]) -> dict[str, Any]:
+    """Return `prompt`, if JSON can carry it.
+
+    Raises:
+        InvalidWorkflow: it names each input whose value JSON does not have.
+    """
     wrong = {
         f"{node_id}.{name}": why
         for node_id, node in prompt.items()

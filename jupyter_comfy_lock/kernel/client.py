@@ -35,6 +35,8 @@ API = "comfy-lock/api/"
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 #: Streams carry a sign of life every 10 or 15 s; silence for longer than this is a dead connection.
 STREAM_TIMEOUT = httpx.Timeout(40.0, connect=5.0)
+#: A trial of the self-test ends within 45 s, and says so.
+TRIAL = httpx.Timeout(90.0, connect=5.0)
 #: For what is done while an error or the user's Ctrl-C waits to be shown.
 HASTE = httpx.Timeout(2.0)
 
@@ -136,14 +138,25 @@ class ComfyClient:
         return cast(LockJson | None, self._ask(credential, "DELETE", "locks/mine")["released"])
 
     def submit(
-        self, credential: str, prompt: Mapping[str, Any], extra_data: Mapping[str, Any] | None
+        self,
+        credential: str,
+        prompt: Mapping[str, Any],
+        extra_data: Mapping[str, Any] | None,
+        *,
+        task_id: str | None = None,
+        comfy_id: str | None = None,
     ) -> TaskJson:
-        """Send a prompt under this kernel's lock.
+        """Send a prompt under this kernel's lock, if that is of `comfy_id` where one is named.
 
-        It goes out under an id that is made here, so that it can be sent again when the answer
-        was lost: the Jupyter server knows it by then, and runs nothing twice.
+        It goes out under an id that is made before, here or by the caller, so that it can be sent
+        again when the answer was lost: the Jupyter server knows it by then, and runs nothing twice.
         """
-        body = {"task_id": str(uuid4()), "prompt": prompt, "extra_data": extra_data}
+        body = {
+            "task_id": task_id or str(uuid4()),
+            "prompt": prompt,
+            "extra_data": extra_data,
+            "comfy_id": comfy_id,
+        }
         return cast(TaskJson, _TWICE(self._ask, credential, "POST", "tasks", json=body))
 
     def tasks(self, credential: str) -> list[TaskJson]:
@@ -195,6 +208,33 @@ class ComfyClient:
     def close_port(self, credential: str) -> None:
         """Close the port, if one is open."""
         self._send("DELETE", API + "holders/me/port", headers=_as(credential))
+
+    def debug(self, credential: str) -> dict[str, Any]:
+        """Return all that is known there of this kernel."""
+        return self._ask(credential, "GET", "holders/me/debug")
+
+    def check(self, credential: str) -> dict[str, Any]:
+        """Return what is wrong in the pool, as far as this kernel may know it."""
+        return self._ask(credential, "GET", "check")
+
+    def cleanup(self, credential: str, wish: Mapping[str, Any]) -> dict[str, Any]:
+        """Release and cancel what a kernel has, or only say what that would be."""
+        return self._ask(credential, "POST", "cleanup", json=wish)
+
+    def cleanup_as_user(self, wish: Mapping[str, Any]) -> dict[str, Any]:
+        """Do so as the Jupyter user, with whose token this process attached."""
+        authorization = self.place.authorization()
+        headers = {"Authorization": authorization} if authorization else {}
+        return cast(
+            dict[str, Any], self._send("POST", API + "cleanup", headers=headers, json=wish).json()
+        )
+
+    def selftest(self, credential: str, name: str | None) -> list[dict[str, Any]]:
+        """Run the self-test; return what came of each trial."""
+        with self._stream(
+            "POST", API + "selftest", headers=_as(credential), json={"name": name}, timeout=TRIAL
+        ) as response:
+            return [json.loads(line)["trial"] for line in response.iter_lines() if line]
 
     @contextmanager
     def events(self, credential: str) -> Iterator[Iterator[ServerSentEvent]]:

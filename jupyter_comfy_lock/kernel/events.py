@@ -45,6 +45,10 @@ class EventThread:
         """Whether the stream is open and its snapshot was heard."""
         return self._live.is_set()
 
+    def soon(self, within_s: float) -> bool:
+        """Whether it is live, or becomes so within that time: it may be being opened."""
+        return self._live.wait(within_s)
+
     def start(self) -> None:
         """Start; a second start does nothing."""
         if self._thread.ident is None:

@@ -4,10 +4,9 @@ import atexit
 import hashlib
 import os
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import httpx
 from httpx_sse import ServerSentEvent
@@ -16,24 +15,21 @@ from jupyter_comfy_lock.domain.errors import (
     ComfyLockError,
     NoLock,
     StaleLock,
-    UnknownHolder,
     UnknownTask,
-    WrongCredential,
 )
 from jupyter_comfy_lock.domain.task import TaskState
 from jupyter_comfy_lock.domain.workflow.nodes import NodeSpec, node_specs
 from jupyter_comfy_lock.kernel.book import TaskBook
 from jupyter_comfy_lock.kernel.client import ComfyClient
-from jupyter_comfy_lock.kernel.connection import Place, find_place, own_name
+from jupyter_comfy_lock.kernel.connection import Place, find_place
 from jupyter_comfy_lock.kernel.events import EventThread
 from jupyter_comfy_lock.kernel.held import HeldLock
-from jupyter_comfy_lock.kernel.lease import LeaseThread
+from jupyter_comfy_lock.kernel.inspector import Inspector
+from jupyter_comfy_lock.kernel.link import Link
 from jupyter_comfy_lock.kernel.task import Task
 from jupyter_comfy_lock.kernel.views import Comfy, Lock, SecretUrl, Servers, Tasks, newest_first
 from jupyter_comfy_lock.kernel.waiting import Asking, Tell, checked_wish
-from jupyter_comfy_lock.kernel.wire import ComfyJson, HelloJson, TaskJson, WaitingJson
-
-T = TypeVar("T")
+from jupyter_comfy_lock.kernel.wire import ComfyJson, TaskJson, WaitingJson
 
 _FORGOTTEN = "the Jupyter server was restarted, or this kernel was away for too long"
 
@@ -57,23 +53,26 @@ class Session:
     """
 
     def __init__(self, place: Place, *, transport: httpx.BaseTransport | None = None) -> None:
-        self.place = place
-        self._pid = os.getpid()
-        self._instance = str(uuid.uuid4())
-        self._attached_id = f"attached-{uuid.uuid4()}"
-        self._transport = transport
-        self._client = ComfyClient(place, transport=transport)
-        self._greeting = threading.Lock()
-        self._hello: HelloJson | None = None
-        self._book = TaskBook(self)
+        self._events = EventThread(self._open_events, self._hear)
         self._held = HeldLock()
+        self._link = Link(
+            place,
+            transport=transport,
+            on_hello=self._events.start,
+            on_forgotten=lambda: self._held.lose(_FORGOTTEN),
+        )
+        self._call = self._link.call
+        self._book = TaskBook(self)
         self._specs: tuple[tuple[str, int], dict[str, NodeSpec]] | None = None
         #: What an upload is called, by where it went and what is in it.
         self._uploaded: dict[tuple[str, str], str] = {}
-        self._events = EventThread(self._open_events, self._hear)
-        self._lease = LeaseThread(self._renew)
 
     # -- who we are -----------------------------------------------------------------------------
+
+    @property
+    def place(self) -> Place:
+        """The Jupyter server, and how this process introduces itself there."""
+        return self._link.place
 
     @property
     def live(self) -> bool:
@@ -83,10 +82,11 @@ class Session:
     @property
     def kernel(self) -> str:
         """What to call this kernel in a message."""
-        if self._hello is None:
-            return self.place.kernel_id or self._attached_id
-        holder = self._hello["holder"]
-        return holder["name"] or holder["holder_id"]
+        return self._link.kernel
+
+    @property
+    def _client(self) -> ComfyClient:
+        return self._link.client
 
     @property
     def url(self) -> SecretUrl:
@@ -101,7 +101,7 @@ class Session:
                 "can be given a URL. Start it with a port; comfy.submit() works as it is."
             )
             raise ComfyLockError(msg)
-        hello = self._greet()
+        hello = self._link.hello()
         return SecretUrl(self._client.gateway(hello), secret=hello["gateway_path"].split("/")[-2])
 
     def listen(self, port: int | None) -> str | None:
@@ -116,6 +116,11 @@ class Session:
         opened = self._call(lambda me: self._client.open_port(me, port))
         return f"http://127.0.0.1:{opened}"
 
+    @property
+    def inspector(self) -> Inspector:
+        """What looks into what goes on, here and there."""
+        return Inspector(self._link, self._held, live=self._events.soon)
+
     # -- the pool and the lock ------------------------------------------------------------------
 
     def servers(self) -> Servers:
@@ -124,7 +129,7 @@ class Session:
 
     def standing(self) -> "Standing":
         """Return how the pool is, and where this kernel stands in it."""
-        holder_id = self._greet()["holder"]["holder_id"]
+        holder_id = self._link.hello()["holder"]["holder_id"]
         pool, waiting = self._call(self._client.pool), self._call(self._client.waiting)
         loss = self._held.gone_because
         return Standing(holder_id, pool, waiting[0] if waiting else None, loss)
@@ -176,6 +181,15 @@ class Session:
             home=self,
         )
 
+    def _take_back(self, request_id: str) -> None:
+        released = self._link.call_if_known(lambda me: self._client.take_back(me, request_id))
+        if released is not None:
+            self._held.let_go(released)
+
+    def _standing(self) -> str:
+        held = self._held.comfy_id
+        return f"{held} is locked as before" if held else "nothing is locked"
+
     def locked(self) -> Lock | None:
         """Return the lock that this kernel has now, by the server's word."""
         for json in self._call(self._client.locks):
@@ -197,7 +211,7 @@ class Session:
     def leave_block(self, lock: Lock) -> None:
         """Undo what taking `lock` did, if this kernel still holds that ComfyServer."""
         before = lock.was if lock.was != lock.mode else None
-        if not self._is_mine() or not (lock.new or before):
+        if not self._link.is_mine() or not (lock.new or before):
             return
         held = self.locked()
         if held is None or held.comfy_id != lock.comfy_id:
@@ -250,7 +264,7 @@ class Session:
         """Return the node classes of the ComfyServer of `lock`, which is held; asked for once."""
         key = (lock.comfy_id, lock.fence)
         if self._specs is None or self._specs[0] != key:
-            info = self._call(lambda _: self._client.object_info(self._greet()))
+            info = self._call(lambda _: self._client.object_info(self._link.hello()))
             self._specs = (key, node_specs(info))
         return self._specs[1]
 
@@ -259,7 +273,7 @@ class Session:
         key = (lock.comfy_id, hashlib.sha256(content).hexdigest())
         if key not in self._uploaded:
             self._uploaded[key] = self._call(
-                lambda _: self._client.upload(self._greet(), name, content)
+                lambda _: self._client.upload(self._link.hello(), name, content)
             )
         return self._uploaded[key]
 
@@ -269,7 +283,7 @@ class Session:
         Raises:
             UnknownFile: there is none, or it is not for this kernel to see.
         """
-        return self._call(lambda _: self._client.view(self._greet(), query))
+        return self._call(lambda _: self._client.view(self._link.hello(), query))
 
     # -- tasks ----------------------------------------------------------------------------------
 
@@ -299,9 +313,21 @@ class Session:
             self._held.refuse_to_wander()
             on_lock(self.lock())
             json = self._call(send)
-        task = self._book.adopt(json)
-        task.prompt = prompt
-        return task
+        return self._book.adopt(json).sent(prompt)
+
+    def send(self, prompt: Mapping[str, Any], *, task_id: str, comfy_id: str) -> Task:
+        """Send `prompt` as the task `task_id`, to `comfy_id` or nowhere; locks nothing.
+
+        When the answer was lost, sending it again under the same id runs nothing twice.
+
+        Raises:
+            NoLock, StaleLock, OtherLock: `comfy_id` is not locked; nothing was sent.
+            PromptRejected: the ComfyServer refused it.
+        """
+        json = self._call(
+            lambda me: self._client.submit(me, prompt, None, task_id=task_id, comfy_id=comfy_id)
+        )
+        return self._book.adopt(json).sent(prompt)
 
     def tasks(self) -> Tasks:
         """Return this kernel's tasks, newest first."""
@@ -345,94 +371,12 @@ class Session:
     def close(self) -> None:
         """Stop listening and, if attached, leave. A managed kernel's end is seen by its server."""
         self._events.stop()
-        self._lease.stop()
-        if self._hello is not None and self.place.kind == "attached" and self._is_mine():
-            with suppress(ComfyLockError):
-                self._client.leave(self._hello["credential"])
-
-    def _is_mine(self) -> bool:
-        return self._pid == os.getpid()
-
-    # -- staying -------------------------------------------------------------------------------
-
-    def _renew(self) -> None:
-        hello = self._hello
-        if hello is not None and "lease" in hello:
-            self._client.renew(hello["credential"], max(1.0, hello["lease"]["renew_every_s"]))
-
-    def _take_back(self, request_id: str) -> None:
-        if self._hello is not None:
-            released = self._client.take_back(self._hello["credential"], request_id)
-            if released is not None:
-                self._held.let_go(released)
-
-    def _standing(self) -> str:
-        held = self._held.comfy_id
-        return f"{held} is locked as before" if held else "nothing is locked"
-
-    # -- saying hello ---------------------------------------------------------------------------
-
-    def _call(self, request: Callable[[str], T]) -> T:
-        """Do `request` with this kernel's credential.
-
-        A refused credential means that nothing was done, so every request may be repeated once.
-        """
-        if not self._is_mine():
-            msg = (
-                f"This belongs to process {self._pid}, of which this process is a fork. Use the "
-                "module's functions here; they make this process a holder of its own."
-            )
-            raise ComfyLockError(msg)
-        credential = self._greet()["credential"]
-        try:
-            return request(credential)
-        except UnknownHolder:
-            return request(self._greet(refused=credential)["credential"])
-
-    def _greet(self, *, refused: str | None = None) -> HelloJson:
-        """Return the answer to our hello; say it if it was not said, or if `refused` came of it."""
-        with self._greeting:
-            if self._hello is None or self._hello["credential"] == refused:
-                if refused is not None:
-                    self._held.lose(_FORGOTTEN)
-                self._hello = self._say_hello()
-                self._events.start()
-                lease = self._hello.get("lease")
-                if lease is not None and self.place.kind == "attached":
-                    self._lease.keep(lease["renew_every_s"])
-            return self._hello
-
-    def _say_hello(self) -> HelloJson:
-        try:
-            return self._hello_to(self._client)
-        except (UnknownHolder, WrongCredential):
-            # Started inside the Jupyter server but not by its kernel manager, as nbconvert
-            # does there: the server does not know the kernel, but its user does.
-            if self.place.kernel_id is None or not self.place.token:
-                raise
-            client = ComfyClient(self.place.attached(), transport=self._transport)
-            hello = self._hello_to(client)
-            self._client, self.place = client, client.place
-            return hello
-
-    def _hello_to(self, client: ComfyClient) -> HelloJson:
-        return client.hello(
-            self._instance,
-            kernel_id=client.place.kernel_id or self._attached_id,
-            name=own_name(),
-        )
+        self._link.leave()
 
     # -- hearing --------------------------------------------------------------------------------
 
-    @contextmanager
-    def _open_events(self) -> Iterator[Iterator[ServerSentEvent]]:
-        credential = self._greet()["credential"]
-        try:
-            with self._client.events(credential) as events:
-                yield events
-        except UnknownHolder:
-            self._greet(refused=credential)
-            raise
+    def _open_events(self) -> AbstractContextManager[Iterator[ServerSentEvent]]:
+        return self._link.events()
 
     def _hear(self, event: str, data: Mapping[str, Any]) -> None:
         if event == "task":

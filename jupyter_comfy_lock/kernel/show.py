@@ -10,6 +10,7 @@ from jupyter_comfy_lock.kernel.task import Task
 from jupyter_comfy_lock.kernel.views import Lock
 
 if TYPE_CHECKING:
+    from jupyter_comfy_lock.kernel.sweep import Sweep
     from jupyter_comfy_lock.kernel.widgets import TaskView
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,15 @@ def _cell_ends(_: object) -> None:
             _open.discard(view)
             unheard = view.by_comm and view.left_s is not None and view.left_s < _began_s
             view.leave(again=unheard)
+
+
+def show_sweep(sweep: "Sweep") -> None:
+    """Show `sweep` under the running cell, if this is a notebook's kernel."""
+    if not in_notebook():
+        return
+    from jupyter_comfy_lock.kernel.widgets.sweep_view import show  # noqa: PLC0415 - see show_task
+
+    show(sweep)
 
 
 def say_lock(lock: Lock) -> None:

@@ -1,8 +1,11 @@
 """Tables as notebooks, terminals and rich consoles show them."""
 
 import html
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+
+from jupyter_comfy_lock.kernel.bad_input import NoSuchItem
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -31,7 +34,11 @@ class Listing(Sequence[T], Generic[T]):
     def __getitem__(self, index: slice) -> list[T]: ...
 
     def __getitem__(self, index: int | slice) -> T | list[T]:
-        return self._items[index]
+        try:
+            return self._items[index]
+        except IndexError:
+            msg = f"{type(self).__name__} has {len(self)} items; there is no number {index}"
+            raise NoSuchItem(msg) from None
 
     def __len__(self) -> int:
         return len(self._items)
@@ -57,11 +64,26 @@ class Listing(Sequence[T], Generic[T]):
 
     def __rich__(self) -> "RichTable":
         from rich.table import Table  # noqa: PLC0415 - only who prints with rich needs rich
+        from rich.text import Text  # noqa: PLC0415
 
         table = Table(*self.columns)
         for item in self._items:
-            table.add_row(*self.row(item))
+            # Not as text in rich's markup: an "[Errno 2]" would vanish.
+            table.add_row(*map(Text, self.row(item)))
         return table
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Have IPython in a terminal show a table that fits into it."""
+        plain = repr(self)
+        if self._items and sys.stdout.isatty():
+            from rich.console import Console  # noqa: PLC0415 - see `__rich__`
+
+            console = Console()
+            with console.capture() as captured:
+                console.print(self)
+            plain = captured.get().rstrip("\n")
+        # In lines, of which each is as wide as it is: a printer breaks none of them.
+        printer.text(plain)
 
     def _ipython_key_completions_(self) -> list[Any]:
         return []

@@ -4,34 +4,31 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from jupyter_comfy_lock.domain.errors import (
-    ComfyLockError,
-    NoServerExtension,
-    PromptRejected,
-    TaskCancelled,
-    TaskFailed,
-    TaskLost,
-    UnknownFile,
-)
+from jupyter_comfy_lock.domain.errors import ComfyLockError, UnknownFile
 from jupyter_comfy_lock.domain.task import ENDED, TaskState, may_move
-from jupyter_comfy_lock.kernel.results import NodeError, Progress, TaskFile
+from jupyter_comfy_lock.kernel.bad_input import checked_seconds
+from jupyter_comfy_lock.kernel.results import (
+    NodeError,
+    Progress,
+    Result,
+    TaskFile,
+    TaskText,
+    texts_of,
+)
+from jupyter_comfy_lock.kernel.saving import save_outputs
+from jupyter_comfy_lock.kernel.task_end import end_error
+from jupyter_comfy_lock.kernel.task_events import TaskEvent, follow, follow_in_loop
+from jupyter_comfy_lock.kernel.task_log import Diary, TaskLog
+from jupyter_comfy_lock.kernel.task_wait import TIMEOUT, Lookout, Wait, in_this_loop
 from jupyter_comfy_lock.kernel.wire import TaskJson
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-#: Seconds between two looks at a task while the event stream is down, and while it is up.
-POLL_DOWN_S = 2.0
-POLL_UP_S = 15.0
-#: Seconds. How often an await lets its event loop see that the user pressed Ctrl-C: ipykernel's
-#: interrupt does not wake the loop up.
-TICK_S = 0.25
-#: Seconds. A wait gives up when the Jupyter server has been away for so long.
-PATIENCE_S = 60.0
 
 
 class Home(Protocol):
@@ -64,39 +61,23 @@ class TaskNotEnded(ComfyLockError):
     code = "task_not_ended"
 
 
-class WaitTimeoutError(TimeoutError):
-    """The waiting ended; the task goes on."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"TimeoutError: {self}"]
-
-
-class WaitInterrupted(KeyboardInterrupt):
-    """Ctrl-C ended the waiting; the task goes on."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"KeyboardInterrupt: {self}"]
-
-
-class AwaitInterruptedError(asyncio.CancelledError):
-    """The awaiting was ended; the task goes on."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"CancelledError: {self}"]
-
-
 class Task:
-    """One prompt on the ComfyServer it was sent to. `wait()` for it, or `await` it."""
+    """One prompt on the ComfyServer it was sent to. `wait()` for it, or `await` it.
+
+    `async for event in task`, or `for event in task.events()`, tells what happens meanwhile.
+    """
 
     def __init__(self, home: Home, json: TaskJson) -> None:
         self._home = home
         self._json = json
         self._ended = threading.Event()
         self._listeners: list[Callable[[], None]] = []
-        self._looked_at = time.monotonic()
+        self._lookout = Lookout(lambda: home.refresh(self), lambda: home.live)
         self._images: list[Image] | None = None
-        #: What was sent, in ComfyUI's API format; None where another process has sent it.
-        self.prompt: Mapping[str, Any] | None = None
+        self._diary = Diary()
+        self._diary.hear(json)
+        #: The prompt, where it was sent from this process.
+        self._prompt: Mapping[str, Any] | None = None
         if self.ended:
             self._ended.set()
 
@@ -106,6 +87,11 @@ class Task:
     def id(self) -> str:
         """The id of the task, and of its prompt in ComfyUI."""
         return self._json["task_id"]
+
+    @property
+    def prompt(self) -> Mapping[str, Any] | None:
+        """What was sent, in ComfyUI's API format; None where another process has sent it."""
+        return self._prompt
 
     @property
     def comfy_id(self) -> str:
@@ -175,6 +161,16 @@ class Task:
         json = self._json.get("error")
         return NodeError.from_json(json) if json else None
 
+    @property
+    def log(self) -> TaskLog:
+        """What happened to the task and when, a line each.
+
+        It is what this process has heard since it knows the task. Of one that was found again
+        after a restart, or by its id alone, that is when it was sent, began and ended, and how;
+        nodes and previews that came before are not told.
+        """
+        return TaskLog(self._diary.lines())
+
     # -- waiting --------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None = None) -> "Task":
@@ -188,71 +184,63 @@ class Task:
             TimeoutError: it has not ended yet.
             NoServerExtension: the Jupyter server has been silent for 60 s.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        patience = _Patience()
-        try:
-            while not self._ended.wait(_at_most(POLL_DOWN_S, deadline)):
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise self._timed_out(timeout)
-                self._poll(patience)
-        except KeyboardInterrupt:
-            msg = f"stopped waiting. {self._goes_on()}"
-            raise WaitInterrupted(msg) from None
-        return self._outcome()
+        self._wait(timeout).until(self._ended)
+        self._refuse_unless_succeeded()
+        return self
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Return what the task has made, when it has succeeded; waits and raises as `wait`."""
+        return Result(self.wait(timeout))
 
     def __await__(self) -> Generator[Any, None, "Task"]:
         """Wait in a running event loop without blocking it; see `wait` for what it raises."""
         return self._until_ended().__await__()
 
     async def _until_ended(self) -> "Task":
-        loop = asyncio.get_running_loop()
         over = asyncio.Event()
-
-        def wake() -> None:
-            if self.ended:
-                with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
-                    loop.call_soon_threadsafe(over.set)
-
-        patience = _Patience()
-        stop = self.on_change(wake)
+        wake = in_this_loop(over.set)
+        stop = self.on_change(lambda: wake() if self.ended else None)
         try:
-            while not self._ended.is_set():
-                try:
-                    await asyncio.wait_for(over.wait(), TICK_S)
-                except TimeoutError:
-                    if self._is_due():
-                        await asyncio.to_thread(self._poll, patience)
-        except asyncio.CancelledError:
-            msg = f"stopped waiting. {self._goes_on()}"
-            raise AwaitInterruptedError(msg) from None
+            if not self.ended:
+                await self._wait().until_set(over)
         finally:
             stop()
-        return self._outcome()
+        self._refuse_unless_succeeded()
+        return self
+
+    def events(self, timeout: float | None = None) -> Iterator[TaskEvent]:
+        """Go through what happens to the task, from how it is now on, until it has ended.
+
+        Each state comes once, and "ended" at last, however it ended: that raises nothing. Whoever
+        reads slowly gets the newest progress and preview, not all of them. Any number may read.
+
+        Raises:
+            TimeoutError: it has not ended within `timeout` seconds.
+            NoServerExtension: as `wait`.
+        """
+        return follow(lambda: self._json, self.on_change, self._wait(timeout))
+
+    def __aiter__(self) -> AsyncIterator[TaskEvent]:
+        """Go through what happens to the task in an event loop; see `events`."""
+        return follow_in_loop(lambda: self._json, self.on_change, self._wait())
 
     def cancel(self) -> None:
         """Ask for the end of the task and return at once; `state` tells when it has ended."""
         self._home.cancel(self)
 
-    def _is_due(self) -> bool:
-        since = time.monotonic() - self._looked_at
-        return since >= (POLL_UP_S if self._home.live else POLL_DOWN_S * 0.9)
-
-    def _poll(self, patience: "_Patience") -> None:
-        if not self._is_due():
-            return
-        self._looked_at = time.monotonic()
-        try:
-            self._home.refresh(self)
-        except NoServerExtension as error:
-            patience.lose(self, error)
-        else:
-            patience.gain()
+    def _wait(self, timeout: object = None) -> Wait:
+        return Wait(
+            self._lookout,
+            what=f"task {self.id} on {self.comfy_id}",
+            goes_on=self._goes_on,
+            timeout=checked_seconds(timeout, TIMEOUT),
+        )
 
     def _freshen(self) -> None:
         """Look once in a while, so that a loop over `state` ends also when the stream is down."""
         if not self.ended and not self._home.live:
             with suppress(ComfyLockError):
-                self._poll(_Patience())
+                self._lookout.look()
 
     # -- results --------------------------------------------------------------------------------
 
@@ -264,16 +252,16 @@ class Task:
             TaskNotEnded: the task is still going on.
             TaskFailed, TaskCancelled, TaskLost, PromptRejected: it ended without any file.
         """
-        if not self.ended:
-            msg = (
-                f"{self._name()} is {self.state}: its files are there when it has ended. "
-                "Wait for it first: task.wait() or `await task`."
-            )
-            raise TaskNotEnded(msg, task_id=self.id)
         files = [TaskFile(self._home.fetch, json) for json in self._json.get("files") or []]
-        if not files:
-            self._outcome()
+        self._refuse_without(files)
         return files
+
+    @property
+    def texts(self) -> list[TaskText]:
+        """What nodes have shown as text. See `files` for what it raises."""
+        texts = texts_of(self._json.get("outputs") or {})
+        self._refuse_without(texts or self.files)
+        return texts
 
     @property
     def images(self) -> "list[Image]":
@@ -312,27 +300,43 @@ class Task:
         """Return the bytes of the file of the task that is at `path` of the Jupyter server."""
         return self._home.fetch(path)
 
-    def _outcome(self) -> "Task":
-        """Return the task if it succeeded; raise how it ended otherwise."""
-        state, name = TaskState(self._json["state"]), self._name()
-        why = f": {self.reason}" if self.reason else ""
-        facts = {"task_id": self.id, "comfy_id": self.comfy_id, "kernel": self._home.kernel}
-        if state is TaskState.SUCCEEDED:
-            return self
-        if state is TaskState.CANCELLED:
-            msg = f"{name} was cancelled{_by(self.reason)}. Submit it again if you still want it."
-            raise TaskCancelled(msg, **facts)
-        if state is TaskState.REJECTED:
-            raise PromptRejected(self.reason or f"{name} was refused; nothing ran.", **facts)
-        if state is TaskState.LOST:
+    def save(self, template: str = "{filename}", folder: str | Path = ".") -> list[Path]:
+        """Write the files and texts of the task into `folder`; return where they are.
+
+        `template` names them. Its fields are {filename}, {stem} and {ext} as ComfyUI calls the
+        file, {n} (1, 2, …), {node} and {node_id} of the node that made it, {task_id}, {comfy_id},
+        {date} (of the task's end; {date:%H%M} in another form), and of a task that was sent from
+        this process the values of its workflow: {seed}, {cfg}, {3.seed}. "/" makes folders.
+
+        What is there already with the same bytes is left as it is; nothing is overwritten.
+
+        Raises:
+            NotSaved: the template has another field, or another file has that name, or it cannot
+                be written.
+            TaskNotEnded, TaskFailed, TaskCancelled, TaskLost, PromptRejected: as `files`.
+        """
+        things = [
+            *((each.filename, each.node_id, each.read) for each in self.files),
+            *((each.filename, each.node_id, each.text.encode) for each in self.texts),
+        ]
+        ended = self._json.get("ended_at") or self._json["created_at"]
+        facts = {"task_id": self.id, "comfy_id": self.comfy_id, "date": ended}
+        return save_outputs(things, template, folder, facts=facts, prompt=self._prompt)
+
+    def _refuse_without(self, found: list[Any]) -> None:
+        if not self.ended:
             msg = (
-                f"{name} is lost{why}. Nobody knows how far it came; submit it again if you "
-                "still want it."
+                f"{self._name()} is {self.state}: what it makes is there when it has ended. "
+                "Wait for it first: task.wait() or `await task`."
             )
-            raise TaskLost(msg, **facts)
-        error = self.error
-        msg = f"{name} failed{why if error is None else f' at {error}'}"
-        raise TaskFailed(msg, **facts, error=self._json.get("error"))
+            raise TaskNotEnded(msg, task_id=self.id)
+        if not found:
+            self._refuse_unless_succeeded()
+
+    def _refuse_unless_succeeded(self) -> None:
+        error = end_error(self._json, name=self._name(), kernel=self._home.kernel)
+        if error is not None:
+            raise error
 
     # -- news -----------------------------------------------------------------------------------
 
@@ -351,11 +355,17 @@ class Task:
         if not _newer(self._json, json):
             return
         self._json = json
-        self._looked_at = time.monotonic()
+        self._lookout.heard()
+        self._diary.hear(json)
         if self.ended:
             self._ended.set()
         for listener in tuple(self._listeners):
             listener()
+
+    def sent(self, prompt: Mapping[str, Any]) -> "Task":
+        """Take note of the prompt that was sent; return the task."""
+        self._prompt = prompt
+        return self
 
     # -- words ----------------------------------------------------------------------------------
 
@@ -366,11 +376,8 @@ class Task:
         return (
             f"Task {self.id} goes on on {self.comfy_id} ({self._json['state']}, "
             f"{Progress.from_json(self._json.get('progress'))}): task.wait() waits again, "
-            "task.cancel() ends it."
+            f'task.cancel() ends it; task = comfy.task("{self.id}") finds it.'
         )
-
-    def _timed_out(self, timeout: float | None) -> WaitTimeoutError:
-        return WaitTimeoutError(f"not ended after {timeout:g} s. {self._goes_on()}")
 
     def __str__(self) -> str:
         return f"{self.comfy_id} · {self.id} · {self._json['state']}"
@@ -381,42 +388,6 @@ class Task:
         files = len(self._json.get("files") or [])
         made = f", {files} file{'s' if files != 1 else ''}" if files else ""
         return f"Task({self.comfy_id}, {state}{made})"
-
-
-class _Patience:
-    """How long the Jupyter server has been silent for one who waits."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-
-    def gain(self) -> None:
-        self._since = None
-
-    def lose(self, task: Task, error: NoServerExtension) -> None:
-        now = time.monotonic()
-        self._since = now if self._since is None else self._since
-        if now - self._since >= PATIENCE_S:
-            msg = f"Cannot tell how task {task.id} on {task.comfy_id} goes on. {error.message}"
-            raise NoServerExtension(msg, **error.details) from error
-
-
-def _by(reason: str | None) -> str:
-    """Return what follows "was cancelled": by whom, or because of what."""
-    # "cancelled" as the reason of a cancellation tells nothing more.
-    if not reason or reason == TaskState.CANCELLED:
-        return ""
-    if reason.startswith("by "):
-        return f" {reason}"
-    if reason.startswith("its "):
-        return f" because {reason}"
-    if reason.startswith(("interrupted", "deleted ", "stopped ")):
-        return f" because it was {reason}"
-    return f": {reason}"
-
-
-def _at_most(seconds: float, deadline: float | None) -> float:
-    left = seconds if deadline is None else deadline - time.monotonic()
-    return max(0.0, min(seconds, left))
 
 
 def _newer(old: TaskJson, new: TaskJson) -> bool:

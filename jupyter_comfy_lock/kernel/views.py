@@ -1,5 +1,6 @@
 """What the API hands out besides tasks: ComfyServers, the lock, this kernel's standing."""
 
+import html
 import re
 import textwrap
 import time
@@ -9,7 +10,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import ClassVar, Protocol, overload
 
-from jupyter_comfy_lock.domain.errors import ComfyLockError, UnknownComfy
+from jupyter_comfy_lock.domain.errors import ComfyLockError, UnknownComfy, UnknownTask
+from jupyter_comfy_lock.kernel.bad_input import WrongType
 from jupyter_comfy_lock.kernel.tables import Listing
 from jupyter_comfy_lock.kernel.task import Task
 from jupyter_comfy_lock.kernel.wire import ComfyHolderJson, ComfyJson, ComfyWaiterJson, LockJson
@@ -180,6 +182,20 @@ class Tasks(Listing[Task]):
     columns: ClassVar = ("id", "on", "state", "progress", "seconds", "files", "why")
     nothing: ClassVar = "This kernel has submitted no task."
 
+    def named(self, beginning: object) -> Task:
+        """Return the task whose id begins like that.
+
+        Raises:
+            UnknownTask: there is none, or several; the message has those that fit.
+        """
+        if not isinstance(beginning, str):
+            msg = f"a task is named by its id (a str), not {type(beginning).__name__}"
+            raise WrongType(msg)
+        fit = [each for each in self if beginning and each.id.startswith(beginning)]
+        if len(fit) != 1:
+            raise UnknownTask(beginning, map(str, fit))
+        return fit[0]
+
     def row(self, item: Task) -> tuple[str, ...]:
         """Return the cells of one task."""
         seconds = item.seconds
@@ -227,6 +243,8 @@ class Lock:
     new: bool = True
     #: The mode in which it had it; None where it had not.
     was: str | None = None
+    #: When its ComfyUI was last seen to have been restarted since, in seconds since the epoch.
+    restarted_at: float | None = None
     #: Of an exclusive lock: prompts of nobody here that were in its queue when it was got.
     foreign_prompts: int = 0
     _home: LockHome | None = field(default=None, repr=False, compare=False)
@@ -251,6 +269,7 @@ class Lock:
             chosen_by=chosen_by,
             new=new,
             was=was,
+            restarted_at=json.get("restarted_at"),
             foreign_prompts=json.get("foreign_prompts", 0),
             _home=home,
         )
@@ -320,12 +339,15 @@ class Status:
 
     def __repr__(self) -> str:
         pending = sum(not each.ended for each in self.tasks)
+        return f"{self._standing()}\n{len(self.tasks)} task(s), {pending} pending"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self._standing())}</p>{self.tasks._repr_html_()}"
+
+    def _standing(self) -> str:
         held = "no lock" if self.lock is None else self.lock.comfy_id
-        since = "" if self.lock is None else f" ({self.lock.mode}, {ago_since(self.lock)})"
-        return (
-            f"{held}{since} · kernel {self.kernel} · Jupyter server {self.server}\n"
-            f"{len(self.tasks)} task(s), {pending} pending"
-        )
+        since = "" if self.lock is None else f" ({_state_of(self.lock)})"
+        return f"{held}{since} · kernel {self.kernel} · Jupyter server {self.server}"
 
 
 class SecretUrl(str):
@@ -364,6 +386,13 @@ def _since(who: ComfyHolder | ComfyWaiter) -> str:
 def ago_since(lock: Lock) -> str:
     """Return for how long `lock` has been held."""
     return ago(time.time() - lock.since)
+
+
+def _state_of(lock: Lock) -> str:
+    told = f"{lock.mode}, {ago_since(lock)}"
+    if lock.restarted_at is None:
+        return told
+    return f"{told}; ComfyUI was restarted {ago(time.time() - lock.restarted_at)} ago"
 
 
 def newest_first(tasks: Sequence[Task]) -> Tasks:

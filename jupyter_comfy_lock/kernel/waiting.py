@@ -1,16 +1,16 @@
 """Asking for a lock: what may be asked, the waiting in line, and leaving the line."""
 
-import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from numbers import Real
 from typing import Any
 from uuid import uuid4
 
 from jupyter_comfy_lock.domain.errors import ComfyLockError, NoServerExtension
+from jupyter_comfy_lock.domain.last_frame import EndsAtTheCell
 from jupyter_comfy_lock.domain.lock import Mode
+from jupyter_comfy_lock.kernel.bad_input import WrongType, WrongValue, checked_seconds
 from jupyter_comfy_lock.kernel.client import is_silence
 from jupyter_comfy_lock.kernel.wire import LockedJson, WaitingJson, WishJson
 
@@ -26,11 +26,10 @@ Tell = Callable[[str], None]
 Ask = Callable[[Callable[[], WishJson], Callable[[WaitingJson], None]], tuple[LockedJson, bool]]
 
 
-class LockWaitInterrupted(KeyboardInterrupt):
+class LockWaitInterrupted(EndsAtTheCell, KeyboardInterrupt):
     """Ctrl-C ended the waiting for a lock."""
 
-    def _render_traceback_(self) -> list[str]:
-        return [f"KeyboardInterrupt: {self}"]
+    shown_as = KeyboardInterrupt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +66,7 @@ def checked_wish(comfy_id: object, *, mode: object, wait: object, labels: object
     named, known = checked_id(comfy_id), _checked_labels(labels)
     if known and named is not None:
         msg = f"labels choose a ComfyServer, and {named!r} is chosen already: leave one of both out"
-        raise ValueError(msg)
+        raise WrongValue(msg)
     return Wish(comfy_id=named, mode=_checked_mode(mode), wait=_checked_wait(wait), labels=known)
 
 
@@ -81,10 +80,10 @@ def checked_id(comfy_id: object) -> str | None:
         return None
     if not isinstance(comfy_id, str):
         msg = f"the id of a ComfyServer is text or None, not {type(comfy_id).__name__}"
-        raise TypeError(msg)
+        raise WrongType(msg)
     if not comfy_id:
         msg = "the id of a ComfyServer is not empty; None stands for no id"
-        raise ValueError(msg)
+        raise WrongValue(msg)
     return comfy_id
 
 
@@ -94,33 +93,23 @@ def _checked_mode(mode: Any) -> str | None:
     except ValueError:
         modes = " or ".join(f'"{each.value}"' for each in Mode)
         msg = f"mode must be {modes}, not {mode!r}"
-        raise ValueError(msg) from None
+        raise WrongValue(msg) from None
 
 
 def _checked_wait(wait: object) -> float | None:
-    if wait is None:
-        return None
     what = "wait must be a number of seconds (0: do not wait) or None (for ever)"
-    # True is a number to Python, and to nobody else.
-    if isinstance(wait, bool) or not isinstance(wait, Real):
-        msg = f"{what}, not {wait!r}"
-        raise TypeError(msg)
-    seconds = float(wait)
-    if math.isnan(seconds) or seconds < 0:
-        msg = f"{what}, not {wait!r}"
-        raise ValueError(msg)
-    return None if math.isinf(seconds) else seconds
+    return checked_seconds(wait, what)
 
 
 def _checked_labels(labels: object) -> tuple[str, ...]:
     if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
         msg = f'labels must be a list, such as ["flux"], not {labels!r}'
-        raise TypeError(msg)
+        raise WrongType(msg)
     known = tuple(labels)
     for label in known:
         if not isinstance(label, str) or not label:
             msg = f"a label is text, not {label!r}"
-            raise TypeError(msg)
+            raise WrongType(msg)
     return known
 
 

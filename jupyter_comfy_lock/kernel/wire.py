@@ -83,6 +83,7 @@ class LockJson(TypedDict):
     fence: int
     epoch: int
     granted_at: float
+    restarted_at: NotRequired[float | None]
     state: NotRequired[str]
     foreign_prompts: NotRequired[int]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 from jupyter_comfy_lock.domain.errors import ComfyLockError, InvalidWorkflow, NoLock, NotYours
 from jupyter_comfy_lock.domain.workflow import check_api_workflow
@@ -25,6 +25,7 @@ from jupyter_comfy_lock.domain.workflow.parameters import (
 )
 from jupyter_comfy_lock.domain.workflow.ui import ui_to_prompt
 from jupyter_comfy_lock.domain.workflow.values import close_to
+from jupyter_comfy_lock.kernel.bad_input import NoSuchAttribute
 from jupyter_comfy_lock.kernel.drawing import drawing
 from jupyter_comfy_lock.kernel.pictures import Upload, as_upload
 from jupyter_comfy_lock.kernel.session import current
@@ -248,7 +249,7 @@ class Node:
         else:
             hint = close_to(name, known) or f". It has: {', '.join(known) or 'none'}"
             msg = f"{label} has no input {name!r}{hint}"
-        raise AttributeError(msg)
+        raise NoSuchAttribute(msg)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a value, after checking it.
@@ -303,6 +304,33 @@ class Parameters(Listing[Parameter]):
     def row(self, item: Parameter) -> tuple[str, ...]:
         """Return the cells of a parameter."""
         return (f"{item.node_id}.{item.name}", item.node, _short(item.value), _allowed(item))
+
+    @overload
+    def __getitem__(self, index: int) -> Parameter: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Parameter]: ...
+
+    @overload
+    def __getitem__(self, index: str) -> Parameter: ...
+
+    def __getitem__(self, index: int | slice | str) -> Parameter | list[Parameter]:
+        """Return a parameter by its number, or by "node id.input".
+
+        Raises:
+            InvalidWorkflow: there is none of that name; the message has the nearest.
+        """
+        if not isinstance(index, str):
+            return super().__getitem__(index)
+        named = {f"{each.node_id}.{each.name}": each for each in self}
+        if index not in named:
+            hint = close_to(index, named) or ". `workflow.parameters` lists them."
+            msg = f"The workflow has no parameter {index!r}{hint}"
+            raise InvalidWorkflow(msg)
+        return named[index]
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values by name, as `workflow.set(**values)` takes them."""

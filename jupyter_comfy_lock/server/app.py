@@ -19,7 +19,7 @@ from yarl import URL
 from jupyter_comfy_lock.domain.config import LeasePolicy, lease_policy, parse_pool
 from jupyter_comfy_lock.domain.errors import ComfyLockError, ConfigError, StoreUnavailable
 from jupyter_comfy_lock.domain.isolation import status_frame
-from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent, lock_to_json
+from jupyter_comfy_lock.domain.lock import ComfyId, HolderId, Lock, LockEvent
 from jupyter_comfy_lock.domain.pool import ComfyServer, comfy_to_json
 from jupyter_comfy_lock.server.acquire import Acquirer
 from jupyter_comfy_lock.server.background import Background
@@ -38,7 +38,9 @@ from jupyter_comfy_lock.server.kernels import KERNEL_ACTIONS, KernelWatcher
 from jupyter_comfy_lock.server.lease import NodeLease
 from jupyter_comfy_lock.server.live import LiveTask
 from jupyter_comfy_lock.server.locks import LockService
-from jupyter_comfy_lock.server.ports import GatewayPorts
+from jupyter_comfy_lock.server.ports import Doors, GatewayPorts
+from jupyter_comfy_lock.server.refusals import Refusals
+from jupyter_comfy_lock.server.selftest import SelfTests
 from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, STARTED, Services
 from jupyter_comfy_lock.server.streams import HolderStreams
 from jupyter_comfy_lock.server.submit import Submitter
@@ -134,6 +136,7 @@ class ComfyLock(ExtensionApp):
         }
         self._events = EventHub()
         self._registry = HolderRegistry()
+        self._refusals = Refusals()
         self._stores = await asyncio.to_thread(_open_stores, self.place, self.policy.ttl_s)
         self._wire_locks(serverapp.event_logger)
         self._tasks = TaskService(self._stores.tasks, self._locks, self.log, self._tell_task)
@@ -150,6 +153,8 @@ class ComfyLock(ExtensionApp):
             ttl_s=self.policy.ttl_s,
         )
         self._held.on_change = self._lock_changed
+        for upstream in self._upstreams.values():
+            upstream.on_restart = self._comfy_restarted
         self._keeper.adopt = self._tasks.adopt
         self._keeper.cancel = self._tasks.cancel_of
         self._acquirer.is_here = self._registry.has
@@ -168,6 +173,9 @@ class ComfyLock(ExtensionApp):
             events=self._events,
             pin_of=self._pin_of,
             policy=self.policy,
+            refusals=self._refusals,
+            nodes=self._stores.nodes,
+            selftests=SelfTests(Doors(serverapp.web_app, serverapp.base_url), self.log),
         )
         await self._keeper.start()
         # Not before what a former life left has been ended: it would be shown as if it were held.
@@ -288,6 +296,7 @@ class ComfyLock(ExtensionApp):
             self._streams.close(holder.holder_id)
             self._events.close(holder.holder_id)
             self._tasks.forget_holder(holder.holder_id)
+            self._refusals.forget(holder.holder_id)
 
     async def _cancel_all_of(self, holder: Holder, why: str) -> None:
         pending = self._tasks.pending(holder.holder_id)
@@ -302,10 +311,20 @@ class ComfyLock(ExtensionApp):
         shown = None
         if lock is not None and upstream is not None:
             self._streams.open(holder_id, upstream)
-            shown = lock_to_json(lock, url=upstream.comfy.url, epoch=upstream.status.epoch)
+            shown = upstream.lock_json(lock)
         else:
             self._streams.close(holder_id)
+            if why is not None and self._registry.has(holder_id):
+                # Not of its own doing.
+                self._refusals.note(holder_id, where="lock", code="lock_lost", message=why)
         self._events.publish("lock", holder_id, {"lock": shown, "reason": why}, to=holder_id)
+
+    def _comfy_restarted(self, comfy_id: ComfyId) -> None:
+        self.log.warning("%s was restarted: its queue and its history are new.", comfy_id)
+        for lock in self._held.on(comfy_id):
+            shown = self._upstreams[comfy_id].lock_json(lock)
+            told = {"lock": shown, "reason": f"{comfy_id} was restarted"}
+            self._events.publish("lock", lock.holder_id, told, to=lock.holder_id)
 
     def _tell_task(self, live: LiveTask) -> None:
         holder_id = live.task.holder_id

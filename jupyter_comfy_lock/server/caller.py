@@ -15,11 +15,10 @@ from jupyter_comfy_lock.domain.errors import (
     NotYours,
     WrongCredential,
 )
-from jupyter_comfy_lock.domain.lock import HolderId, Lock, lock_to_json
+from jupyter_comfy_lock.domain.lock import HolderId, Lock
 from jupyter_comfy_lock.domain.task import Task
 from jupyter_comfy_lock.server.fields import json_object
 from jupyter_comfy_lock.server.holders import Holder
-from jupyter_comfy_lock.server.live import task_to_json
 from jupyter_comfy_lock.server.services import CONFIG_ERROR, SERVICES, STARTED, Services
 
 _KERNEL = "ComfyKernel "
@@ -120,16 +119,11 @@ class ComfyLockHandler(APIHandler):
 
     def lock_json(self, lock: Lock | None, *, foreign_prompts: int = 0) -> dict[str, Any] | None:
         """Return a lock as REST shows it."""
-        if lock is None:
-            return None
-        upstream = self.services.upstreams.get(lock.comfy_id)
-        url, epoch = (upstream.comfy.url, upstream.status.epoch) if upstream else ("", 0)
-        return lock_to_json(lock, url=url, epoch=epoch, foreign_prompts=foreign_prompts)
+        return self.services.lock_json(lock, foreign_prompts=foreign_prompts)
 
     def task_json(self, task: Task) -> dict[str, Any]:
         """Return a task as REST shows it, with its progress where it is followed."""
-        live = self.services.tasks.live(task.task_id)
-        return live.to_json() if live else task_to_json(task)
+        return self.services.task_json(task)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer our own errors with their status and code."""
@@ -138,11 +132,23 @@ class ComfyLockHandler(APIHandler):
             # The form that `Content-Type` announces is read before anybody here is asked.
             error = BadRequest(field="body", why=f"cannot be read: {error.log_message}")
         if not isinstance(error, ComfyLockError):
+            if status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                self.note_refusal("internal_error", "It failed; the Jupyter server's log says why.")
             super().write_error(status_code, **kwargs)
             return
+        self.note_refusal(error.code, error.message)
         self.set_status(error.http_status_hint)
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(error.to_json()))
+
+    def note_refusal(self, code: str, message: str) -> None:
+        """Remember what the calling holder was refused, for `comfy.debug()`."""
+        if self.holder is not None:
+            below = self.request.path.partition("/comfy-lock/api/")[2]
+            where = f"{self.request.method} {below}"
+            self.services.refusals.note(
+                self.holder.holder_id, where=where, code=code, message=message
+            )
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log expected errors without a stack trace."""

@@ -23,6 +23,7 @@ from jupyter_comfy_lock.domain.pool import Access, Maintenance, comfy_to_json
 from jupyter_comfy_lock.domain.task import TaskId, output_files, prompt_id
 from jupyter_comfy_lock.server.caller import PROOF, ComfyLockHandler
 from jupyter_comfy_lock.server.fields import note, text, text_or_none
+from jupyter_comfy_lock.server.inspect_handlers import INSPECT_HANDLERS
 from jupyter_comfy_lock.server.lock_handlers import LOCK_HANDLERS
 from jupyter_comfy_lock.server.openapi import DESCRIPTION_HANDLERS
 from jupyter_comfy_lock.server.relay import (
@@ -209,6 +210,7 @@ class TasksHandler(ComfyLockHandler):
             body.get("prompt"),
             extra_data,
             task_id or TaskId(str(uuid4())),
+            wanted=text_or_none(body, "comfy_id"),
         )
         self.set_status(HTTPStatus.CREATED if is_new else HTTPStatus.OK)
         self.finish(live.to_json())
@@ -343,6 +345,7 @@ class EventsHandler(ComfyLockHandler):
 HANDLERS: list[tuple[str, type[ComfyLockHandler]]] = [
     *DESCRIPTION_HANDLERS,
     *LOCK_HANDLERS,
+    *INSPECT_HANDLERS,
     (r"comfy-lock/api/holders", HoldersHandler),
     (r"comfy-lock/api/holders/me", MyHolderHandler),
     (r"comfy-lock/api/holders/me/lease", LeaseHandler),

@@ -138,6 +138,10 @@ class HeldLocks:
         """Return the holder's lock."""
         return self._held.get(holder_id)
 
+    def lost_by(self, holder_id: HolderId) -> tuple[Lock, str] | None:
+        """Return the lock that a holder lost and why, if it was not told yet."""
+        return self._lost.get(holder_id)
+
     def all(self) -> tuple[Lock, ...]:
         """Return all of them."""
         return tuple(self._held.values())

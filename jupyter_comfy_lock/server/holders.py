@@ -117,6 +117,12 @@ class HolderRegistry:
         """Return the present incarnation of a kernel."""
         return self._by_kernel.get(kernel_id)
 
+    def by_id(self, holder_id: str) -> Holder | None:
+        """Return the holder with that id, if it is there."""
+        return next(
+            (each for each in self._by_kernel.values() if each.holder_id == holder_id), None
+        )
+
     def has(self, holder_id: HolderId) -> bool:
         """Whether that incarnation is still there."""
         return any(each.holder_id == holder_id for each in self._by_kernel.values())

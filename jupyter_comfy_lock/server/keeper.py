@@ -81,6 +81,11 @@ class LockKeeper:
         """This Jupyter server among the store's nodes."""
         return self._lease.node_id
 
+    @property
+    def lease_left_s(self) -> float:
+        """Seconds until the gateway refuses what rests on the lease, if it is not renewed."""
+        return self._lease.left_s
+
     async def start(self) -> None:
         """Join the store's nodes, take over what dead ones left, and begin to renew."""
         try:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from jupyter_core.utils import ensure_async
 
 from jupyter_comfy_lock.domain.errors import BadRequest, WrongCredential
+from jupyter_comfy_lock.domain.lock import HolderId
 from jupyter_comfy_lock.domain.proof import proof
 from jupyter_comfy_lock.server.background import Background
 from jupyter_comfy_lock.server.holders import Holder, HolderRegistry
@@ -55,6 +56,8 @@ class KernelWatcher:
         self._log = log
         self._on_end = on_end
         self._ttl_s = ttl_s
+        #: Holders that are being ended: what they held is being released.
+        self._ending: dict[HolderId, str] = {}
         self._looking = Background(self._look_for_ever)
 
     def start(self) -> None:
@@ -146,7 +149,24 @@ class KernelWatcher:
         """End a holder: its credential first, then whatever it holds. Once."""
         if self._registry.remove(holder):
             self._log.info("Holder %s (%s) ends: %s", holder.holder_id, holder.name, why)
-            await self._on_end(holder, why)
+            self._ending[holder.holder_id] = why
+            try:
+                await self._on_end(holder, why)
+            finally:
+                del self._ending[holder.holder_id]
+
+    def standing(self) -> dict[HolderId, str | None]:
+        """Return the holders of this Jupyter server, each with why it counts as gone if it does.
+
+        One that is being ended is not gone yet.
+        """
+        standing: dict[HolderId, str | None] = dict.fromkeys(self._ending)
+        for holder in self._registry.all():
+            silent_s = time.monotonic() - holder.renewed_s
+            silent = holder.kind == "attached" and silent_s > self._ttl_s
+            why = f"it has not renewed its lease for {silent_s:.0f} s" if silent else None
+            standing[holder.holder_id] = why
+        return standing
 
     # jupyter_events passes these by keyword, and a listener that raises would break the kernel
     # action that it is told of.

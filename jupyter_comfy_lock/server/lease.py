@@ -39,6 +39,11 @@ class NodeLease:
         """Whether what this node was granted is surely still its own."""
         return self._clock_s() < self._deadline_s
 
+    @property
+    def left_s(self) -> float:
+        """Seconds for which what this node was granted is surely still its own; 0 when over."""
+        return max(0.0, self._deadline_s - self._clock_s())
+
     async def join(self) -> None:
         """Become a node, or another one when this one was given up.
 

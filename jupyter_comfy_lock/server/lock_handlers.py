@@ -100,6 +100,7 @@ class LocksHandler(ComfyLockHandler):
         try:
             last = self._locked_json(acquiring.result())
         except ComfyLockError as error:
+            self.note_refusal(error.code, error.message)
             last = {"error": error.to_json()}
         self.finish(json.dumps(last) + "\n")
 

@@ -59,6 +59,15 @@ class LockService:
         """Tells this store's prompts from those of any other; "" while it has been away."""
         return self._keeper.store_id
 
+    @property
+    def lease_left_s(self) -> float:
+        """Seconds until the gateway refuses everybody, if the lease is not renewed."""
+        return self._keeper.lease_left_s
+
+    def lost_by(self, holder_id: HolderId) -> tuple[Lock, str] | None:
+        """Return the lock that a holder lost and why, if it was not told yet."""
+        return self._held.lost_by(holder_id)
+
     def held_by(self, holder_id: HolderId) -> Lock | None:
         """Return the holder's lock as it is known here, without asking the store."""
         return self._held.by(holder_id)
@@ -98,18 +107,27 @@ class LockService:
         """
         return find_upstream(self._upstreams, comfy_id)
 
-    async def release(self, holder_id: HolderId, event: LockEvent) -> Lock | None:
+    async def release(
+        self, holder_id: HolderId, event: LockEvent, *, only: LockId | None = None
+    ) -> Lock | None:
         """End the holder's lock, and its wait; return the lock, None if there was none to end.
+
+        `only`: nothing but that lock, if the holder has it still.
 
         Raises:
             StoreUnavailable: nothing changed; but the lock of a holder that is gone is ended as
                 soon as the store is there again, without this being raised.
         """
+        held = self._held.by(holder_id)
+        if only is not None and (held is None or held.lock_id != only):
+            return None
         held = self._held.drop(holder_id)
-        # The store may grant something meanwhile, and end it with the rest: it must not be used.
-        self._held.revoke_all(holder_id, "it was released")
+        if only is None:
+            # The store may grant something meanwhile, and end it with the rest: it must not be
+            # used.
+            self._held.revoke_all(holder_id, "it was released")
         try:
-            lock = await self._store.release(holder_id, event)
+            lock = await self._store.release(holder_id, event, only=only)
         except StoreUnavailable as error:
             if event is LockEvent.RELEASED:
                 self._not_ended(held, error)
@@ -118,7 +136,8 @@ class LockService:
             lock = None
         gone = event is not LockEvent.RELEASED
         over = UnknownHolder() if gone else LockRefused(None, "the kernel released it", ())
-        self._line.end(holder_id, over)
+        if only is None:
+            self._line.end(holder_id, over)
         self._held.forget(holder_id)
         if lock is not None:
             self._held.draining.add(lock.lock_id)
@@ -147,13 +166,30 @@ class LockService:
         self._held.revoke(request_id, "the request was taken back")
         return await self._debts.withdraw(request_id, LockEvent.RELEASED)
 
-    async def force(self, holder_id: HolderId, *, by: str, why: str) -> Lock | None:
-        """Take a holder's lock, or its place in line, away; of whichever Jupyter server it is."""
-        held = self._held.drop(holder_id)
+    async def leave_line(self, request_id: LockId, *, by: str = "", why: str = "") -> bool:
+        """Take a request out of the line, whoever's it is; False if it stands in none any more.
+
+        One whose turn has come keeps its lock. `by`: the operator who takes it out.
+        """
+        waits = {each.lock_id for each in (await self._store.occupancy()).waiters}
+        event = LockEvent.FORCED if by else LockEvent.RELEASED
+        lock = await self._store.leave(request_id, event, by=by, why=why)
+        self._line.wake.set()
+        return lock is None and request_id in waits
+
+    async def force(
+        self, holder_id: HolderId, *, by: str, why: str, only: LockId | None = None
+    ) -> Lock | None:
+        """Take a holder's lock, or its place in line, away; of whichever Jupyter server it is.
+
+        `only`: nothing but that lock.
+        """
+        held = self._held.by(holder_id)
+        held = self._held.drop(holder_id) if held and only in (None, held.lock_id) else None
         # What a request under way leads to may be in use before this returns: news will confirm it.
         sure = "" if self._held.asks(holder_id) else self.node_id
         try:
-            lock = await self._store.force(holder_id, by=by, why=why, node_id=sure)
+            lock = await self._store.force(holder_id, by=by, why=why, node_id=sure, only=only)
         except StoreUnavailable as error:
             self._not_ended(held, error)
             raise

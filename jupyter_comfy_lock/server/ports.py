@@ -8,7 +8,8 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ class GatewayPorts:
         self._open[holder.holder_id] = port
         return port.number
 
+    def of(self, holder_id: HolderId) -> int | None:
+        """Return the holder's port; None if it has none."""
+        port = self._open.get(holder_id)
+        return port.number if port else None
+
     def close(self, holder_id: HolderId) -> None:
         """Let nobody in any more. WebSockets that are open close with their lock."""
         port = self._open.pop(holder_id, None)
@@ -72,6 +78,28 @@ class GatewayPorts:
         for holder_id in list(self._open):
             self.close(holder_id)
         await asyncio.gather(*self._closing)
+
+
+class Doors:
+    """Opens the whole Jupyter server on a port of its own, for its own calls to itself.
+
+    Its proper address may be a socket, or behind a certificate or a proxy. Who calls there has to
+    say who it is as everywhere.
+    """
+
+    def __init__(self, web_app: web.Application, base_url: str) -> None:
+        self._web_app = web_app
+        self._base_url = base_url
+
+    @contextmanager
+    def open(self) -> Iterator[str]:
+        """Return the base URL within the block."""
+        port = _Port(self._web_app)
+        port.listen_on(0)
+        try:
+            yield f"http://{HOST}:{port.number}{self._base_url}"
+        finally:
+            port.stop()
 
 
 class _Port(HTTPServer):

@@ -61,6 +61,10 @@ class HolderStreams:
 
         return stop
 
+    def listeners(self, holder_id: HolderId) -> int:
+        """Return how many local listeners a holder has."""
+        return len(self._listeners.get(holder_id, ()))
+
     def say(self, holder_id: HolderId, frame: Frame) -> None:
         """Tell the local listeners something that their ComfyServer has not said."""
         for listener in tuple(self._listeners.get(holder_id, ())):

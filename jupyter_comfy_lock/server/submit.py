@@ -13,11 +13,12 @@ from uuid import uuid4
 
 from jupyter_comfy_lock.domain.comfy import TAG, mapping
 from jupyter_comfy_lock.domain.errors import (
-    BadRequest,
     ComfyLockError,
     ComfyUnreachable,
     NoLock,
+    OtherLock,
     StaleLock,
+    TakenId,
     UnknownTask,
 )
 from jupyter_comfy_lock.domain.lock import HolderId, Lock
@@ -78,6 +79,8 @@ class Submitter:
         workflow: object,
         extra_data: Mapping[str, Any] | None,
         task_id: TaskId,
+        *,
+        wanted: str | None = None,
     ) -> tuple[LiveTask, bool]:
         """Submit as `submit` does, but once for each id: who asks again gets the same answer.
 
@@ -88,18 +91,18 @@ class Submitter:
             known = self._tasks.live(task_id)
             if known is not None and known.task.holder_id == holder_id:
                 return known, False
-            work = self.submit(holder_id, name, workflow, extra_data, task_id=task_id)
+            work = self.submit(
+                holder_id, name, workflow, extra_data, task_id=task_id, wanted=wanted
+            )
             self._under_way[key] = asyncio.ensure_future(work)
             self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key))
         try:
             live, _ = await asyncio.shield(self._under_way[key])
-        except BadRequest as error:
-            if error.details.get("field") != "prompt_id":
-                raise
+        except TakenId:
             # It may be from before a restart, of which the store alone knows.
             with contextlib.suppress(UnknownTask):
                 return live_of(await self._tasks.find(task_id, holder_id), {}), False
-            raise BadRequest(field="task_id", why="is taken; leave it out") from None
+            raise TakenId(field="task_id") from None
         return live, True
 
     async def submit(
@@ -110,21 +113,25 @@ class Submitter:
         extra_data: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         task_id: TaskId | None = None,
+        wanted: str | None = None,
     ) -> tuple[LiveTask, Mapping[str, Any]]:
         """Send a prompt under the holder's lock; return its task and ComfyUI's answer.
 
         The task is recorded first, with the id that the prompt will have, so that a lost answer
         leads to no second run. `options` are further keys of the body of `POST /prompt`;
-        `task_id` is the id that the caller wants for it.
+        `task_id` is the id that the caller wants for it, `wanted` the only ComfyServer that it is
+        for.
 
         Raises:
-            NoLock, StaleLock: nothing was recorded or sent (R2, R7).
-            InvalidWorkflow, BadRequest: likewise.
+            NoLock, OtherLock, StaleLock: nothing was recorded or sent (R2, R3, R7).
+            InvalidWorkflow, TakenId: likewise.
             NotYours: likewise; a node would load another kernel's file (R4).
             PromptRejected: ComfyUI refused it; nothing runs.
             ComfyUnreachable: it was not sent.
         """
         lock = self._locks.check(holder_id, name)
+        if wanted is not None and wanted != lock.comfy_id:
+            raise OtherLock(name or holder_id, wanted=wanted, locked=lock.comfy_id)
         prompt = check_api_workflow(workflow)
         upstream = self._locks.upstream(lock.comfy_id)
         await self._files.check(lock.comfy_id, holder_id, prompt)

@@ -432,6 +432,21 @@ class TaskService:
             if live.task.pending and holder_id in (None, live.task.holder_id)
         ]
 
+    async def pending_everywhere(self) -> list[Task]:
+        """Return the tasks that have not ended, of all Jupyter servers, the oldest first."""
+        stored = await self._store.pending()
+        now = [live.task if (live := self._live.get(x.task_id)) else x for x in stored]
+        return [task for task in now if task.pending]
+
+    async def known(self, task_ids: Iterable[str]) -> list[Task]:
+        """Return those of these tasks that there are, of anybody."""
+        found = [await self._store.get(TaskId(each)) for each in task_ids]
+        return [
+            live.task if (live := self._live.get(task.task_id)) else task
+            for task in found
+            if task is not None
+        ]
+
     def left(self, holder_id: HolderId) -> int:
         """Return how many of a holder's prompts ComfyUI would say that it still has to do."""
         return sum(not live.ending for live in self.pending(holder_id))

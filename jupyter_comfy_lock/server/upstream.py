@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -36,8 +37,8 @@ from jupyter_comfy_lock.domain.errors import (
     NotComfyUI,
     UnknownComfy,
 )
-from jupyter_comfy_lock.domain.lock import ComfyId
-from jupyter_comfy_lock.domain.pool import ComfyServer, ComfyStatus, Health
+from jupyter_comfy_lock.domain.lock import ComfyId, Lock, lock_to_json
+from jupyter_comfy_lock.domain.pool import ComfyChange, ComfyServer, ComfyStatus, Health
 
 if TYPE_CHECKING:
     import aiohttp
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 
 #: Seconds for what ComfyUI answers at once.
 _QUICK_S = 10.0
+#: Changes of a ComfyServer that are remembered.
+_CHANGES = 20
 #: Validating a large graph on a busy ComfyServer takes its time.
 _SUBMIT_S = 60.0
 
@@ -73,6 +76,12 @@ class Upstream:
         self.looked_s = float("-inf")
         #: Looks that are under way.
         self.looking = 0
+        #: Since when its health has been what it is; seconds since the epoch.
+        self.since = time.time()
+        #: How it changed while it was looked at, the newest last.
+        self.changes: deque[ComfyChange] = deque(maxlen=_CHANGES)
+        #: Told when the ComfyServer was seen to have been restarted.
+        self.on_restart: Callable[[ComfyId], None] = lambda _: None
         self._last_number = -1.0
 
     @property
@@ -119,6 +128,16 @@ class Upstream:
             case Health.NOT_COMFYUI:
                 return NotComfyUI(comfy_id, reason)
         return ComfyUnreachable(comfy_id, reason)
+
+    def lock_json(self, lock: Lock, *, foreign_prompts: int = 0) -> dict[str, Any]:
+        """Return a lock of this ComfyServer as REST and events show it."""
+        return lock_to_json(
+            lock,
+            url=self.comfy.url,
+            epoch=self.status.epoch,
+            restarted_at=self.status.restarted_at,
+            foreign_prompts=foreign_prompts,
+        )
 
     async def get(self, path: str, **params: str) -> dict[str, Any]:
         """Return the JSON object of `GET path`.
@@ -261,15 +280,20 @@ class Upstream:
         name = device.get("name")
         restarted = self.status.health is Health.UNREACHABLE and self.status.version is not None
         old = version_number(version) < MINIMUM_VERSION
-        self.status = ComfyStatus(
-            health=Health.UNSUPPORTED if old else Health.OK,
-            reason=f"ComfyUI {version} is too old" if old else None,
-            version=version,
-            device=name if isinstance(name, str) else None,
-            memory_free=int(number(device["vram_free"])) if "vram_free" in device else None,
-            queue_remaining=remaining,
-            epoch=self.status.epoch + restarted,
+        self._become(
+            ComfyStatus(
+                health=Health.UNSUPPORTED if old else Health.OK,
+                reason=f"ComfyUI {version} is too old" if old else None,
+                version=version,
+                device=name if isinstance(name, str) else None,
+                memory_free=int(number(device["vram_free"])) if "vram_free" in device else None,
+                queue_remaining=remaining,
+                epoch=self.status.epoch,
+                restarted_at=self.status.restarted_at,
+            )
         )
+        if restarted:
+            self._saw_restart()
 
     def _saw_fault(self, error: ComfyLockError) -> None:
         match error:
@@ -280,15 +304,29 @@ class Upstream:
             case _:
                 health = Health.UNREACHABLE
         reason = str(error.details.get("why", error.message))
-        self.status = replace(self.status, health=health, reason=reason, queue_remaining=None)
+        self._become(replace(self.status, health=health, reason=reason, queue_remaining=None))
 
     def _note_number(self, given: object) -> None:
         # ComfyUI numbers prompts from 0 in each life.
         if not isinstance(given, int) or given < 0:
             return
         if given <= self._last_number:
-            self.status = replace(self.status, epoch=self.status.epoch + 1)
+            self._saw_restart()
         self._last_number = given
+
+    def _saw_restart(self) -> None:
+        self._become(self.status.restarted(time.time()))
+        self.on_restart(self.comfy.comfy_id)
+
+    def _become(self, status: ComfyStatus) -> None:
+        now, before, self.status = time.time(), self.status, status
+        if self.status.health is not before.health:
+            self.since = now
+        if before.version is not None and self.status.version not in (None, before.version):
+            what = f"runs ComfyUI {self.status.version} now; it was {before.version}"
+            self.changes.append(ComfyChange(at=now, what=what))
+        if self.status.epoch != before.epoch:
+            self.changes.append(ComfyChange(at=now, what="was restarted"))
 
 
 def find_upstream(upstreams: Mapping[ComfyId, Upstream], comfy_id: ComfyId) -> Upstream:

@@ -70,9 +70,15 @@ class LockStore:
         """
         return await self._db.run(lambda c: self._ask(c, request, wait))
 
-    async def leave(self, lock_id: LockId, event: LockEvent) -> Lock | None:
-        """Take a request out of the line; return its lock, which it keeps, if its turn had come."""
-        return await self._db.run(lambda c: self._leave(c, lock_id, self._ending(event)))
+    async def leave(
+        self, lock_id: LockId, event: LockEvent, *, by: str = "", why: str = ""
+    ) -> Lock | None:
+        """Take a request out of the line; return its lock, which it keeps, if its turn had come.
+
+        `by`, `why`: the operator who does so, and what for.
+        """
+        ending = Ending(event=event, at=self._clock.wall_s(), by=by, why=why)
+        return await self._db.run(lambda c: self._leave(c, lock_id, ending))
 
     async def withdraw(self, lock_id: LockId, event: LockEvent) -> Lock | None:
         """Take a request back, whatever became of it; return the lock if it had led to one.
@@ -90,26 +96,41 @@ class LockStore:
 
         return await self._db.run(_or_what_was_found_before(work))
 
-    async def release(self, holder_id: HolderId, event: LockEvent) -> Lock | None:
+    async def release(
+        self, holder_id: HolderId, event: LockEvent, *, only: LockId | None = None
+    ) -> Lock | None:
         """End the lock of `holder_id`, and its wait; return the lock as it was, None for none.
 
-        For the node that forwards for it, which has stopped doing so.
+        For the node that forwards for it, which has stopped doing so. `only`: nothing but that
+        lock.
         """
         ending = self._ending(event)
         return await self._db.run(
-            _or_what_was_found_before(lambda c: self._end_all(c, holder_id, ending, confirmed=True))
+            _or_what_was_found_before(
+                lambda c: self._end_all(c, holder_id, ending, confirmed=True, only=only)
+            )
         )
 
-    async def force(self, holder_id: HolderId, *, by: str, why: str, node_id: str) -> Lock | None:
+    async def force(
+        self,
+        holder_id: HolderId,
+        *,
+        by: str,
+        why: str,
+        node_id: str,
+        only: LockId | None = None,
+    ) -> Lock | None:
         """Take the lock of `holder_id`, or its place in line, away from it.
 
-        Others get the room when the holder's node confirms that it forwards nothing more; that is
-        known already where it is `node_id`.
+        `only`: nothing but that lock. Others get the room when the holder's node confirms that it
+        forwards nothing more; that is known already where it is `node_id`.
         """
         ending = Ending(event=LockEvent.FORCED, at=self._clock.wall_s(), by=by, why=why)
         return await self._db.run(
             _or_what_was_found_before(
-                lambda c: self._end_all(c, holder_id, ending, confirmed=None, node_id=node_id)
+                lambda c: self._end_all(
+                    c, holder_id, ending, confirmed=None, node_id=node_id, only=only
+                )
             )
         )
 
@@ -317,16 +338,18 @@ class LockStore:
         *,
         confirmed: bool | None,
         node_id: str = "",
+        only: LockId | None = None,
     ) -> Lock | None:
         """End what the holder has and waits for; `confirmed` None: where its node is `node_id`."""
         self._db.bump(c)
         own = self._moves.own(c, holder_id)
-        if own.in_line is not None:
+        held = own.held if own.held is not None and only in (None, own.held.lock_id) else None
+        if own.in_line is not None and only is None:
             self._changed(c, self._moves.leave_line(c, own.in_line, ending), tell=True)
-        if own.held is not None:
-            sure = own.held.node_id == node_id if confirmed is None else confirmed
-            self._let_go(c, own.held, ending, confirmed=sure)
-        return own.held
+        if held is not None:
+            sure = held.node_id == node_id if confirmed is None else confirmed
+            self._let_go(c, held, ending, confirmed=sure)
+        return held
 
     def _let_go(self, c: Connection, lock: Lock, ending: Ending, *, confirmed: bool) -> None:
         flags = self._moves.flags(c, lock.holder_id, [lock.comfy_id])

@@ -8,11 +8,13 @@ waited for at all.
 """
 
 from collections.abc import Collection
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import (
     BigInteger,
     Connection,
+    Row,
     bindparam,
     cast,
     delete,
@@ -78,6 +80,23 @@ class NodeStore:
             return node_id
 
         return await self._db.run(work)
+
+    async def others(self, node_id: str) -> dict[str, str | None]:
+        """Return the other nodes, each with why it is gone; None for one that lives, it seems."""
+        now_s = self._clock.monotonic_s()
+
+        def why(row: Row[Any]) -> str | None:
+            renewals, since_s = self._seen.get(row.node_id, (None, now_s))
+            if row.gone:
+                return "its Jupyter server was stopped"
+            if self._machine.has_ended(row.host, row.pid):
+                return "the process of its Jupyter server has ended"
+            if renewals == row.renewals and now_s - since_s >= row.ttl_s:
+                return f"its Jupyter server has been silent for {now_s - since_s:.0f} s"
+            return None
+
+        query = select(nodes).where(nodes.c.node_id != node_id)
+        return await self._db.read(lambda c: {x.node_id: why(x) for x in c.execute(query).all()})
 
     async def renew(self, node_id: str, known: Collection[Lock] = ()) -> frozenset[LockId]:
         """Renew the node's lease and return the locks that it still keeps.

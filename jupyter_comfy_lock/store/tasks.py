@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from jupyter_comfy_lock.domain.errors import BadRequest, NoLock
+from jupyter_comfy_lock.domain.errors import NoLock, TakenId
 from jupyter_comfy_lock.domain.lock import HolderId, LockState
 from jupyter_comfy_lock.domain.task import Task, TaskId
 from jupyter_comfy_lock.store.database import Database
@@ -32,7 +32,7 @@ class TaskStore:
 
         Raises:
             NoLock: the lock in the task's snapshot is not held (any more); nothing is recorded.
-            BadRequest: there is a task with that id.
+            TakenId: there is a task with that id.
         """
 
         def work(c: Connection) -> None:
@@ -55,9 +55,7 @@ class TaskStore:
             if held is None:
                 raise NoLock(task.name or task.holder_id, prompt=task.task_id)
             if known is not None:
-                raise BadRequest(
-                    field="prompt_id", why="is the id of an earlier prompt; leave it out"
-                )
+                raise TakenId(field="prompt_id")
             c.execute(insert(tasks), task_columns(task))
 
         await self._db.run(work)
@@ -127,6 +125,11 @@ class TaskStore:
         query = select(tasks).order_by(tasks.c.created_at.desc()).limit(limit)
         if holder_id is not None:
             query = query.where(tasks.c.holder_id == holder_id)
+        return await self._db.read(lambda c: list(map(task_of, c.execute(query))))
+
+    async def pending(self) -> list[Task]:
+        """Return the tasks that have not ended, of all Jupyter servers, the oldest first."""
+        query = select(tasks).where(IS_PENDING).order_by(tasks.c.created_at)
         return await self._db.read(lambda c: list(map(task_of, c.execute(query))))
 
     async def tidy(self) -> None:

@@ -13,7 +13,7 @@ CODES = {
     *("not_comfyui", "comfy_unsupported", "no_lock", "lock_refused", "server_consistency"),
     *("stale_lock", "invalid_workflow", "prompt_rejected", "unknown_task", "unknown_file"),
     *("task_failed", "task_cancelled", "task_lost", "store_unavailable"),
-    *("lock_timeout", "comfy_closed", "cannot_interrupt"),
+    *("lock_timeout", "comfy_closed", "cannot_interrupt", "other_lock"),
 }
 
 MADE = [
@@ -31,6 +31,7 @@ MADE = [
     errors.LockTimeout(1.5, "held by a.ipynb", ["gpu-1", "gpu-2"]),
     errors.ComfyClosed("gpu-1", "draining", by="op", why="new driver", since=1.0),
     errors.ServerConsistencyError("k", "lock", asked="b", locked="a", pending=["t1", "t2"]),
+    errors.OtherLock("a.ipynb", wanted="gpu-1", locked="gpu-2"),
     errors.StaleLock("gpu-1", 7, "why"),
     errors.UnknownTask("t1"),
     errors.CannotInterrupt("gpu-1", "0.3.33", ["t1", "t2"]),

@@ -221,9 +221,12 @@ def test_the_magics_do_what_the_functions_do(place: Place) -> None:
     assert "gpu-1" in place.one.run("%comfy servers").text
     assert "Lock(gpu-2, shared)" in place.one.run("%comfy lock gpu-2").text
     assert "gpu-2 (shared" in place.one.run("%comfy status").text
-    shown = place.one.run("%comfy run red.json")
-    assert any("image/png" in display for display in shown.displays)
-    assert "Task(gpu-2, succeeded, 1 file)" in shown.text
+    width = place.one.ask("get_ipython().run_line_magic('comfy', 'run red.json').images[0].width")
+    assert width == 64
+    assert "Result(gpu-2, 1 picture)" in place.one.run("%comfy run red.json").text
+    line = "x = %comfy run red.json wi"
+    reply = place.one.client.complete(line, reply=True, timeout=30)["content"]
+    assert (reply["matches"], reply["cursor_start"]) == (["width="], len(line) - 2)
     assert "Released gpu-2." in place.one.run("%comfy release").text
     assert place.jupyter.locks() == []
 

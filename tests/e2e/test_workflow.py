@@ -60,6 +60,7 @@ def kernel_of(place: Any) -> Kernel:
     return kernel
 
 
+@pytest.mark.complaint(19)
 def test_three_formats_are_one_prompt_and_one_picture(
     comfy_pool: Sequence[Mapping[str, str]], tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.failures import FailureGroup
 from yarl import URL
 
+from jupyter_comfy_lock.domain.selftest import TRIALS
 from jupyter_comfy_lock.server.openapi import description
 from tests.fuzz.strange import HEADERS, Strange, random_request, strange_requests
 from tests.fuzz.test_gateway import HIDDEN, b_at_work, nothing_happened_to_b
@@ -145,6 +146,9 @@ def _keep_it_short(case: Case) -> None:
     good = wait is None or (isinstance(wait, int | float) and not isinstance(wait, bool))
     if good and (wait is None or WAIT_S < wait <= 1e9):
         case.body["wait"] = WAIT_S
+    if case.path == "/selftest" and case.body.get("name", "") in (None, "", *TRIALS):
+        # Each of the others takes places and sends prompts: they are tested where they are done.
+        case.body["name"] = "identity"
     port = case.body.get("port", 0)
     if type(port) is int and 0 < port < 2**16:
         # Somebody else may need it.

@@ -8,10 +8,12 @@ from IPython.core.events import EventManager, available_events
 from IPython.core.formatters import DisplayFormatter
 
 from jupyter_comfy_lock.kernel import session as sessions
-from jupyter_comfy_lock.kernel import show
-from jupyter_comfy_lock.kernel import task as tasks
+from jupyter_comfy_lock.kernel import show, task_wait
 from jupyter_comfy_lock.kernel.session import Session
 from tests.kernel.fake_jupyter import FakeJupyter, managed_place
+from tests.kernel.shell import api as api
+from tests.kernel.shell import one_shell as one_shell
+from tests.kernel.shell import shell as shell
 
 
 @pytest.fixture
@@ -33,8 +35,8 @@ def session(jupyter: FakeJupyter) -> Iterator[Session]:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits looks often, so that a test of it is short."""
-    monkeypatch.setattr(tasks, "POLL_DOWN_S", 0.02)
-    monkeypatch.setattr(tasks, "TICK_S", 0.02)
+    monkeypatch.setattr(task_wait, "POLL_DOWN_S", 0.02)
+    monkeypatch.setattr(task_wait, "TICK_S", 0.02)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from jupyter_comfy_lock.domain.errors import (
     ComfyLockError,
     LockRefused,
     NoLock,
+    NotYours,
+    OtherLock,
     UnknownComfy,
     UnknownFile,
     UnknownHolder,
@@ -150,6 +152,13 @@ class FakeJupyter:
         self.before_reply: Any = None
         #: So many prompts are taken without an answer.
         self.lose_replies = 0
+        #: What it says to `debug`, `check`, `cleanup` and `selftest`.
+        self.debug: dict[str, Any] = {}
+        self.check: dict[str, Any] = {}
+        self.cleanup: dict[str, Any] = {}
+        self.selftest: list[dict[str, Any]] = []
+        #: What was asked to be cleaned up, and by whom.
+        self.cleanups: list[tuple[str, dict[str, Any]]] = []
         self.asked = threading.Condition()
         self.transport = httpx.MockTransport(self._handle)
 
@@ -224,6 +233,8 @@ class FakeJupyter:
         if request.method == "POST" and path == "holders":
             return self._hello(request)
         authorization = request.headers.get("Authorization", "")
+        if path == "cleanup":
+            return self._clean(request, authorization)
         holder = self.holders.get(authorization.removeprefix("ComfyKernel "))
         if holder is None:
             raise UnknownHolder
@@ -268,12 +279,30 @@ class FakeJupyter:
                 raise UnknownFile(msg)
             case ["GET", "tasks", _, "files", _] | ["GET", "tasks", _, "preview"]:
                 return httpx.Response(200, content=self.files["comfy-lock/api/" + path])
+            case ["GET", "holders", "me", "debug"]:
+                return httpx.Response(200, json=self.debug)
+            case ["GET", "check"]:
+                return httpx.Response(200, json=self.check)
+            case ["POST", "selftest"]:
+                lines = [json.dumps({"trial": each}) for each in self.selftest]
+                return httpx.Response(200, text="".join(f"{line}\n" for line in lines))
             case ["DELETE", "holders", "me"]:
                 self.holders.clear()
                 return httpx.Response(204)
             case ["GET", "events"]:
                 return self._events(holder)
         return httpx.Response(404, text="no such path")
+
+    def _clean(self, request: httpx.Request, authorization: str) -> httpx.Response:
+        body = json.loads(request.content)
+        as_user = authorization == f"token {TOKEN}"
+        if authorization.removeprefix("ComfyKernel ") not in self.holders and not as_user:
+            raise UnknownHolder
+        self.cleanups.append(("the user" if as_user else "the kernel", body))
+        if body["kernel"] is not None and not as_user:
+            msg = "Only the Jupyter user can clean up after another kernel."
+            raise NotYours(msg)
+        return httpx.Response(200, json={**self.cleanup, "dry_run": body["dry_run"]})
 
     def _gateway(self, request: httpx.Request) -> httpx.Response:
         """What the locked ComfyServer answers."""
@@ -433,6 +462,9 @@ class FakeJupyter:
             raise NoLock(holder["holder_id"])
         if self.refuse is not None:
             raise self.refuse
+        wanted = body.get("comfy_id")
+        if wanted is not None and wanted != self.lock["comfy_id"]:
+            raise OtherLock(holder["name"], wanted=wanted, locked=self.lock["comfy_id"])
         task_id = body["task_id"]
         self.prompts.append(body["prompt"])
         if task_id in self.tasks:

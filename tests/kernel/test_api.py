@@ -362,6 +362,15 @@ def test_status_tells_who_this_is_and_what_it_holds(session):
         assert fact in shown
 
 
+@pytest.mark.complaint(10)
+def test_status_tells_that_comfyui_was_restarted_under_the_lock(jupyter, session):
+    session.lock("gpu-1")
+    assert "restarted" not in repr(comfy.status())
+    jupyter.lock["restarted_at"] = time.time() - 30
+    assert "gpu-1 (shared, " in repr(comfy.status())
+    assert "; ComfyUI was restarted 30 s ago)" in repr(comfy.status())
+
+
 def test_the_table_of_tasks_names_each_end(jupyter, session):
     task = comfy.submit(WORKFLOW)
     jupyter.change(task.id, state="failed", reason=None, started_at=NOW, ended_at=NOW + 1.5)

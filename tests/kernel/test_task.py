@@ -12,7 +12,7 @@ from jupyter_comfy_lock.domain.errors import (
     TaskFailed,
     TaskLost,
 )
-from jupyter_comfy_lock.kernel import task as tasks
+from jupyter_comfy_lock.kernel import task_wait
 from jupyter_comfy_lock.kernel.results import Progress
 from jupyter_comfy_lock.kernel.task import TaskNotEnded
 from tests.kernel.fake_jupyter import NOW, png
@@ -117,8 +117,8 @@ def test_a_timeout_says_that_the_task_goes_on_and_how_far_it_is(jupyter, task):
 
 
 def test_ctrl_c_ends_the_waiting_only_and_says_how_to_cancel(jupyter, task, monkeypatch):
-    monkeypatch.setattr(tasks, "POLL_DOWN_S", 0.02)
-    monkeypatch.setattr(task, "_poll", lambda _: _thread.interrupt_main())
+    monkeypatch.setattr(task_wait, "POLL_DOWN_S", 0.02)
+    monkeypatch.setattr(task._lookout, "look", _thread.interrupt_main)
     with pytest.raises(KeyboardInterrupt, match=r"goes on on gpu-1.*task\.cancel\(\)"):
         task.wait(timeout=20)
     assert jupyter.count(f"POST tasks/{task.id}/cancel") == 0
@@ -228,7 +228,7 @@ def test_a_task_that_the_restarted_server_does_not_know_is_lost(jupyter, task):
 
 @pytest.mark.usefixtures("often")
 def test_a_wait_gives_up_on_a_server_that_stays_away(jupyter, task, monkeypatch):
-    monkeypatch.setattr(tasks, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(task_wait, "PATIENCE_S", 0.1)
     jupyter.down = True
     jupyter.drop_streams()
     with pytest.raises(NoServerExtension, match="Cannot tell how task"):

@@ -10,20 +10,21 @@ A test that passes whatever is broken proves nothing. To add a fault, add a `Mut
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
-import jupyter_comfy_lock
+from tests.mutations.forked import ROOT, Forks
 
-ROOT = Path(__file__).parents[2]
 PACKAGE = "jupyter_comfy_lock"
 #: What pytest says with its exit code.
 ALL_PASSED, SOME_FAILED = 0, 1
@@ -71,12 +72,7 @@ class NotThere(Exception):
     """The text that a mutant replaces does not stand in its file exactly once."""
 
 
-def run(mutant: Mutant) -> Verdict:
-    """Plant the fault and run its tests.
-
-    Raises:
-        NotThere: the code has changed; the mutant must follow it.
-    """
+def _run(mutant: Mutant, forks: Forks) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="comfy-lock-mutant-") as folder:
         file = _copy(Path(folder)) / mutant.file
         text = file.read_text()
@@ -84,7 +80,7 @@ def run(mutant: Mutant) -> Verdict:
             msg = f"{mutant.name}: {mutant.file} has its old text {text.count(mutant.old)} times"
             raise NotThere(msg)
         file.write_text(text.replace(mutant.old, mutant.new))
-        return _pytest(Path(folder), mutant)
+        return _pytest(Path(folder), mutant, forks)
 
 
 def run_unchanged(mutants: Iterable[Mutant]) -> Verdict:
@@ -101,13 +97,30 @@ def run_unchanged(mutants: Iterable[Mutant]) -> Verdict:
             postgres=any(each.postgres for each in chosen),
             conftest=any(each.conftest for each in chosen),
         )
-        return _pytest(Path(folder), all_of)
+        with Forks() as forks:
+            return _pytest(Path(folder), all_of, forks)
 
 
 def run_all(mutants: Iterable[Mutant]) -> list[Verdict]:
-    """Return the verdicts on all, two at a time."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(run, mutants))
+    """Plant each fault and run its tests, two at a time.
+
+    Raises:
+        NotThere: the code has changed; the mutant must follow it.
+    """
+    idle = SimpleQueue[Forks]()
+
+    def verdict(mutant: Mutant) -> Verdict:
+        forks = idle.get()
+        try:
+            return _run(mutant, forks)
+        finally:
+            idle.put(forks)
+
+    with ExitStack() as stack:
+        for _ in range(AT_ONCE):
+            idle.put(stack.enter_context(Forks()))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(verdict, mutants))
 
 
 def complaints(verdicts: Iterable[Verdict]) -> list[str]:
@@ -129,15 +142,17 @@ def _complaint(verdict: Verdict) -> str | None:
 def _copy(folder: Path) -> Path:
     ignored = shutil.ignore_patterns("static", "labextension", "server_config", "*.ipynb")
     # With the times of the files, so that what is compiled already need not be again.
-    package = Path(jupyter_comfy_lock.__file__).parent
+    found = importlib.util.find_spec(PACKAGE)
+    assert found is not None
+    assert found.origin is not None
+    package = Path(found.origin).parent
     return Path(shutil.copytree(package, folder / PACKAGE, ignore=ignored))
 
 
-def _pytest(folder: Path, mutant: Mutant) -> Verdict:
+def _pytest(folder: Path, mutant: Mutant, forks: Forks) -> Verdict:
     needs_conftest = mutant.conftest or mutant.postgres
-    command = [
-        # -P: the working directory, where the package is whole, is not the first to import from.
-        *(sys.executable, "-P", "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-rf"),
+    arguments = [
+        *("-x", "-q", "--no-header", "--tb=no", "-rf"),
         *("-p", "tests.mutations.imported", "-p", "no:cacheprovider", "-o", "pythonpath="),
         # A Jupyter server waits for a while before it says that nothing comes.
         f"--timeout={60 if needs_conftest else 20}",
@@ -145,33 +160,28 @@ def _pytest(folder: Path, mutant: Mutant) -> Verdict:
         *(() if mutant.postgres else ("-k", "not postgresql")),
         *mutant.tests,
     ]
-    paths = [str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [folder, ROOT]
+    inherited = filter(None, [os.environ.get("PYTHONPATH")])
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": os.pathsep.join([*map(str, paths), *inherited]),
         # The reason of a failure is told whole.
         "COLUMNS": "400",
         WHERE: str(folder),
     }
     if not needs_conftest:
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    log = folder / "log"
     began_s = time.monotonic()
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=RUN_S,
-        check=False,
+    code = forks.run_pytest(
+        arguments, paths=paths, environment=environment, log=log, within_s=RUN_S
     )
-    said = done.stdout.decode(errors="replace").strip().splitlines() or [""]
+    said = log.read_text(errors="replace").strip().splitlines() or [""]
     failed = next((line for line in said if line.startswith("FAILED ")), None)
     return Verdict(
         name=mutant.name,
         told=failed.removeprefix("FAILED ") if failed else said[-1],
-        code=done.returncode,
+        code=code,
         seconds=time.monotonic() - began_s,
     )
 

@@ -9,7 +9,6 @@ from tests.mutations.gate import (
     ALL_PASSED,
     NotThere,
     complaints,
-    run,
     run_all,
     run_unchanged,
 )
@@ -31,13 +30,13 @@ def test_without_a_fault_all_these_tests_pass():
 
 def test_a_fault_that_no_test_notices_is_complained_of():
     harmless = replace(MUTANTS[0], name="harmless", new=MUTANTS[0].old)
-    (complaint,) = complaints([run(harmless)])
+    (complaint,) = complaints(run_all([harmless]))
     assert complaint == "harmless: survived, all its tests passed"
 
 
 def test_a_fault_that_does_not_fit_the_code_any_more_is_complained_of():
     with pytest.raises(NotThere, match="0 times"):
-        run(replace(MUTANTS[0], old="what nobody ever wrote"))
+        run_all([replace(MUTANTS[0], old="what nobody ever wrote")])
 
 
 def test_names_are_used_once():

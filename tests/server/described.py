@@ -160,7 +160,7 @@ def _check_body(
             SEEN.codes.add(value["code"])
     elif name == "application/x-ndjson":
         for line in body.splitlines():
-            check_line(json.loads(line, parse_constant=_no_json))
+            _check_item(found.name, status, json.loads(line, parse_constant=_no_json))
 
 
 def check_line(line: Any) -> None:

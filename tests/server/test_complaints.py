@@ -197,9 +197,13 @@ class TestAKilledComfyServer:
             assert told.count("lost") == 1
             assert "succeeded" not in told
         assert time.monotonic() - began_s < 15
-        # The lock says so by its epoch, and goes on.
+        # The lock says so, and goes on.
         assert (await kernel.ended(await kernel.submit(graphs.picture())))["state"] == "succeeded"
-        assert (await kernel.get("locks"))["locks"][0]["epoch"] > before
+        lock = (await kernel.get("locks"))["locks"][0]
+        assert lock["epoch"] > before
+        assert lock["granted_at"] < lock["restarted_at"] <= time.time()
+        reasons = [event["reason"] for event in kernel.heard.of("lock")]
+        assert "mortal was restarted" in reasons
 
 
 @complaint(13)

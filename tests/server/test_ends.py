@@ -191,7 +191,7 @@ async def test_the_task_id_of_another_kernel_is_nobodys_business(world: World):
     world.forget_tasks()
     refused = await other.call("POST", "tasks", json=body)
     assert refused.code == (400, "bad_request")
-    assert '"task_id" is taken' in refused.json()["message"]
+    assert '"task_id" is the id of an earlier prompt' in refused.json()["message"]
 
 
 # -- the socket says nothing -----------------------------------------------------------------------
@@ -282,7 +282,13 @@ async def test_a_restarted_comfy_server_is_a_new_epoch(world: World):
     third = await kernel.ended(await kernel.submit(graphs.picture()))
     epochs = [x["lock"]["epoch"] for x in (first, second, third)]
     assert epochs[0] < epochs[2]
-    assert (await kernel.get("locks"))["locks"][0]["epoch"] == epochs[2]
+    lock = (await kernel.get("locks"))["locks"][0]
+    assert lock["epoch"] == epochs[2]
+    assert lock["restarted_at"] is not None
+    # Who comes later has no use for the news.
+    other = await world.kernel("b.ipynb")
+    await other.lock("gpu-1")
+    assert (await other.get("locks"))["locks"][0]["restarted_at"] is None
 
 
 async def test_a_comfy_server_that_stays_silent_loses_its_tasks_in_the_end(

@@ -133,6 +133,7 @@ async def test_every_answer_that_is_described_is_given_and_is_as_described(
     task = await works(world, a)
     await is_refused(world, a, b, task)
     await fetches(world, a, task)
+    await looks_into_it(world, a)
     await finds_the_store_away(world, a, task, monkeypatch)
     await world.gpu.stop()
     assert (await a.call("POST", "tasks", json={"prompt": graphs.picture()})).status == 502
@@ -242,6 +243,16 @@ async def fetches(world: World, a: Kernel, task: dict[str, Any]) -> None:
             assert (await a.call(method, f"tasks/{task['task_id']}/files/x")).status == 400
 
 
+async def looks_into_it(world: World, a: Kernel) -> None:
+    for path in ("holders/me/debug", "check"):
+        for headers, status in (({}, 200), ({"If-None-Match": "*"}, 304)):
+            assert (await a.call("GET", path, headers=headers)).status == status
+    assert (await world.user.call("GET", f"holders/{a.holder_id}/debug")).status == 200
+    assert (await world.user.call("GET", "holders/nobody.1/debug")).status == 400
+    assert (await a.call("POST", "cleanup", json={"dry_run": True})).status == 200
+    assert (await a.call("POST", "selftest", json={"name": "identity"})).status == 200
+
+
 async def finds_the_store_away(
     world: World, a: Kernel, task: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,9 +263,10 @@ async def finds_the_store_away(
     with monkeypatch.context() as patch:
         patch.setattr(world.stores.database, "transact", away)
         for method, pattern in routes():
-            path = path_of(pattern, "gpu-1" if "pool" in pattern else "0")
+            one = "gpu-1" if "pool" in pattern else "me" if "debug" in pattern else "0"
+            path = path_of(pattern, one)
             for_user = pattern.endswith(("release", "state"))
-            if for_user or "holders" not in pattern:
+            if for_user or "holders" not in pattern or one == "me":
                 body = {"state": "open", "prompt": graphs.picture(), "mode": "exclusive"}
                 caller = world.user if for_user else a
                 await caller.call(method, path.lstrip("/"), json=body)

@@ -288,6 +288,19 @@ async def test_a_server_that_cannot_be_used_says_why(world: World, stats, code: 
     await kernel.lock("gpu-2")
 
 
+async def test_a_prompt_for_one_comfy_server_is_not_sent_to_another(world: World):
+    kernel = await locked(world)
+    body = {"prompt": graphs.steps(1), "comfy_id": "gpu-2"}
+    answer = await kernel.call("POST", "tasks", json=body)
+    assert answer.code == (409, "other_lock")
+    assert answer.json()["message"] == (
+        "Nothing was sent: this is for ComfyServer 'gpu-2', and kernel a.ipynb has locked 'gpu-1'."
+    )
+    assert (await kernel.get("tasks"))["tasks"] == []
+    answer = await kernel.call("POST", "tasks", json={**body, "comfy_id": "gpu-1"})
+    assert answer.json()["comfy_id"] == "gpu-1"
+
+
 async def test_moving_while_tasks_pend_names_kernel_servers_and_tasks(world: World):
     kernel = await locked(world)
     task_id = await kernel.submit(graphs.steps(400))

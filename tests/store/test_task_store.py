@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from jupyter_comfy_lock.domain.errors import BadRequest, NoLock
+from jupyter_comfy_lock.domain.errors import NoLock, TakenId
 from jupyter_comfy_lock.domain.lock import HolderId, LockEvent
 from jupyter_comfy_lock.domain.task import Outcome, TaskState
 from tests.domain.things import a_snapshot, a_task
@@ -125,10 +125,10 @@ async def test_r2_a_place_in_line_is_no_lock(site, node):
 async def test_an_id_is_used_once(site, node):
     lock = await node.take("k1", ONE)
     await node.task(lock)
-    with pytest.raises(BadRequest, match="prompt_id"):
+    with pytest.raises(TakenId, match="prompt_id"):
         await node.task(lock, created_at=2.0)
     other = await node.take("k2", ONE)
-    with pytest.raises(BadRequest, match="prompt_id"):
+    with pytest.raises(TakenId, match="prompt_id"):
         await node.task(other)
 
 

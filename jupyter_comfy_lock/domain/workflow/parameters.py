@@ -119,7 +119,7 @@ def find_parameter(
         msg = f"{name!r} is linked: its value comes from another node. Where: {labels}."
         raise InvalidWorkflow(msg, nodes=linked)
     hint = close_to(name, {each.name for each in everything})
-    names = ", ".join(dict.fromkeys(each.name for each in everything))
+    names = ", ".join(dict.fromkeys(each.name for each in everything)) or "none"
     msg = f"The workflow has no parameter {name!r}{hint or f'. It has: {names}'}"
     raise InvalidWorkflow(msg)
 

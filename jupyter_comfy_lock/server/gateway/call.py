@@ -125,17 +125,27 @@ class GatewayCall(web.RequestHandler):
         """Answer that the call is not for this holder."""
         self.set_status(HTTPStatus.FORBIDDEN)
         message = f"{self.request.method} /{self.comfy_path} {why}."
+        self._note("not_yours", message)
         self.finish({"code": "not_yours", "message": message, "details": {}})
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer our own errors as ComfyUI clients expect errors, with our code beside it."""
         error = (kwargs.get("exc_info") or (None, None))[1]
         if isinstance(error, ComfyLockError):
+            self._note(error.code, error.message)
             self.set_status(error.http_status_hint)
             about = {"type": error.code, "message": error.message, "details": "", "extra_info": {}}
             self.finish({**error.to_json(), "error": about, "node_errors": {}})
         else:
             super().write_error(status_code, **kwargs)
+
+    def _note(self, code: str, message: str) -> None:
+        """Remember what the holder was refused, for `comfy.debug()`."""
+        if hasattr(self, "holder"):
+            where = f"{self.request.method} gateway /{self.comfy_path}"
+            self.services.refusals.note(
+                self.holder.holder_id, where=where, code=code, message=message
+            )
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log expected errors without a stack trace."""

@@ -112,6 +112,8 @@ def test_an_unknown_name_brings_a_guess_or_all_names() -> None:
         find_parameter(two_pictures(), "facto")
     with pytest.raises(InvalidWorkflow, match="It has: width, seed, style, factor, mode"):
         find_parameter(two_pictures(), "zzz")
+    with pytest.raises(InvalidWorkflow, match=r"It has: none$"):
+        find_parameter({"1": {"class_type": "X", "inputs": {}}}, "size")
 
 
 @pytest.mark.parametrize(
