@@ -76,6 +76,10 @@ if TYPE_CHECKING:
     from jupyter_comfy_lock.kernel.task_events import TaskEvent as TaskEvent
     from jupyter_comfy_lock.kernel.task_log import TaskLog as TaskLog
     from jupyter_comfy_lock.kernel.views import Lock as Lock
+    from jupyter_comfy_lock.kernel.widgets.lock_view import LockView as LockView
+    from jupyter_comfy_lock.kernel.widgets.lock_view import lock_view as lock_view
+    from jupyter_comfy_lock.kernel.widgets.panel import Panel as Panel
+    from jupyter_comfy_lock.kernel.widgets.panel import panel as panel
     from jupyter_comfy_lock.kernel.workflow import Workflow as Workflow
 
     #: The id of the ComfyServer that this kernel has locked, or None. Assign to lock or release.
@@ -117,6 +121,8 @@ _HOMES = {
     "TaskEvent": "jupyter_comfy_lock.kernel.task_events",
     "TaskLog": "jupyter_comfy_lock.kernel.task_log",
     "TaskNotEnded": "jupyter_comfy_lock.kernel.task",
+    **dict.fromkeys(("LockView", "lock_view"), "jupyter_comfy_lock.kernel.widgets.lock_view"),
+    **dict.fromkeys(("Panel", "panel"), "jupyter_comfy_lock.kernel.widgets.panel"),
     "Workflow": "jupyter_comfy_lock.kernel.workflow",
     **dict.fromkeys(
         (

@@ -43,8 +43,7 @@ COMPLAINTS = {
 NOT_YET = {
     13: "a list of all that is stale, and a clean-up on request that says first what it would do",
     14: "the sidebar of JupyterLab; a kernel in another environment, which is told what to install",
-    16: "the sidebar of JupyterLab, and a real reload of the page",
-    17: "two bars under two cells of one page; ipykernel 6 and 7, not just the installed one",
+    16: "the sidebar of JupyterLab",
 }
 
 TRAPS = {

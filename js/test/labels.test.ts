@@ -2,12 +2,16 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import {
+  announcement,
+  clock,
   detail,
   droppedTitle,
   errorTitle,
   line,
   nodeShare,
-  stepShare
+  nodeState,
+  stepShare,
+  tally
 } from '../src/widget/labels';
 import { readTask } from '../src/widget/task';
 import type { Task } from '../src/widget/task';
@@ -102,7 +106,10 @@ test('a failed task names the node, its class and the exception', () => {
 
 test('a lost task says why', () => {
   const lost = task({ state: 'lost', reason: 'ComfyUI was restarted' });
-  assert.equal(line(lost), 'gpu-1 · lost · ComfyUI was restarted');
+  assert.equal(
+    line(lost),
+    'gpu-1 · lost · ComfyUI was restarted · nobody knows how far it came'
+  );
 });
 
 test('an output that was left out says why', () => {
@@ -157,4 +164,48 @@ test('no task, and a task of an unknown shape, can be read', () => {
   assert.equal(readTask(null), null);
   const odd = task({ state: 7, progress: 'x', files: 'x', dropped: [1] });
   assert.equal(line(odd), 'gpu-1 · 7');
+});
+
+test('each node is told in a word', () => {
+  const progress = {
+    ...STEPS,
+    node_id: '3.0.1',
+    done_node_ids: ['1', '2'],
+    cached_node_ids: ['1']
+  };
+  const states = (fields: Record<string, unknown>) =>
+    ['1', '2', '3', '4'].map(id =>
+      nodeState({ id, title: '', nodeClass: 'X' }, task({ progress, ...fields }))
+    );
+  assert.deepEqual(states({ state: 'running' }), ['cached', 'done', 'running', 'waiting']);
+  assert.equal(tally(states({ state: 'running' })), '1 cached, 1 done, 1 running, 1 waiting');
+  assert.deepEqual(states({ state: 'failed', error: { node_id: '3' } }).slice(2), [
+    'failed',
+    'did not run'
+  ]);
+  assert.deepEqual(states({ state: 'lost', progress: null }), ['', '', '', '']);
+});
+
+for (const [seconds, said] of [
+  [0, '0 s'],
+  [59.9, '59 s'],
+  [125, '2:05'],
+  [3725, '1:02:05'],
+  [-3, '0 s']
+] as const) {
+  test(`${seconds} seconds are ${said}`, () => assert.equal(clock(seconds), said));
+}
+
+for (const [state, reason, said] of [
+  ['cancelled', 'by its kernel', 'gpu-1 · by its kernel'],
+  ['cancelled', 'its kernel ended', 'gpu-1 · because its kernel ended'],
+  ['cancelled', 'cancelled', 'gpu-1'],
+  ['lost', 'it restarted', 'gpu-1 · it restarted · nobody knows how far it came']
+] as const) {
+  test(`${state}, ${reason}: ${said}`, () => assert.equal(detail(task({ state, reason })), said));
+}
+
+test('a screen reader hears of states and not of steps', () => {
+  assert.equal(announcement(task({ state: 'running', progress: STEPS })), 'gpu-1: running');
+  assert.equal(announcement(null), '');
 });

@@ -22,6 +22,8 @@ class Progress:
     needed: frozenset[str] = frozenset()
     #: Those of them that are done, or need not run because ComfyUI has their results.
     done: frozenset[str] = frozenset()
+    #: Those of them that need not run.
+    cached: frozenset[str] = frozenset()
     node_id: str | None = None
     value: float = 0.0
     maximum: float = 0.0
@@ -36,7 +38,8 @@ class Progress:
         """Return the progress once `message`, about this task, has come."""
         match message:
             case CachedNodes(nodes=nodes):
-                return replace(self, done=self._with(nodes))
+                cached = self.cached | (self.needed & frozenset(nodes))
+                return replace(self, done=self._with(nodes), cached=cached)
             case Executing(node=str(node)):
                 over = () if self.by_node or self.node_id in (None, node) else (self.node_id,)
                 done = self._with(over)
@@ -68,6 +71,8 @@ class Progress:
             "max": self.maximum,
             "preview": self.preview,
             "preview_node_id": self.preview_node_id,
+            "done_node_ids": sorted(self.done),
+            "cached_node_ids": sorted(self.cached),
         }
 
     def _after_graph(self, nodes: Mapping[str, tuple[str, float, float]]) -> "Progress":

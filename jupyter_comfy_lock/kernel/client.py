@@ -107,6 +107,10 @@ class ComfyClient:
         """Return this kernel's lock, or nothing."""
         return cast(list[LockJson], self._ask(credential, "GET", "locks")["locks"])
 
+    def waiting(self, credential: str) -> list[WaitingJson]:
+        """Return how this kernel's wishes stand in line; nothing where it waits for none."""
+        return cast(list[WaitingJson], self._ask(credential, "GET", "locks")["waiting"])
+
     def lock(
         self, credential: str, wish: WishJson, on_waiting: Callable[[WaitingJson], None]
     ) -> tuple[LockedJson, bool]:

@@ -1,6 +1,8 @@
 """What this kernel knows of its own lock. The server's word counts; this is for messages."""
 
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 
 from jupyter_comfy_lock.domain.errors import StaleLock
 from jupyter_comfy_lock.kernel.wire import LockJson
@@ -21,6 +23,29 @@ class HeldLock:
         self._untold: str | None = None
         #: The last lock that was released on purpose.
         self._let_go: tuple[str, int] | None = None
+        self._listeners: list[Callable[[], None]] = []
+
+    def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` when something was heard of the lock, on that thread; return its undoing.
+
+        It must not block, nor ask anything of this kernel's session.
+        """
+        self._listeners.append(listener)
+
+        def stop() -> None:
+            with suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return stop
+
+    def _tell(self) -> None:
+        for listener in tuple(self._listeners):
+            listener()
+
+    @property
+    def gone_because(self) -> str | None:
+        """How the lock was lost; None if it was not, or the user has done something about it."""
+        return self._gone_because if self._held is not None else None
 
     @property
     def comfy_id(self) -> str | None:
@@ -40,6 +65,7 @@ class HeldLock:
             if _which(lock) == _which(self._held):
                 self._untold = None  # it is there: the news was of one before it
             self._held, self._gone_because = lock, None
+        self._tell()
 
     def let_go(self, released: LockJson | None) -> None:
         """Take note of a release; None where there was nothing to release."""
@@ -48,6 +74,7 @@ class HeldLock:
             self._let_go = _which(released)
             if released is None or _which(self._held) == self._let_go:
                 self._held = None
+        self._tell()
 
     def hear(self, lock: LockJson | None, reason: str | None) -> None:
         """Take note of what the event stream says."""
@@ -63,6 +90,7 @@ class HeldLock:
             self._gone_because = reason
             if self._held is not None:
                 self._untold = f"Your lock on {self._held['comfy_id']} is gone: {reason}."
+        self._tell()
 
     def loss(self, held_now: str | None) -> str | None:
         """Return what to tell of a lock that was lost, once; `held_now` by the server's word."""

@@ -39,6 +39,11 @@ def as_upload(value: Any) -> Upload | None:
     return None
 
 
+def as_file(content: bytes, filename: str) -> Upload:
+    """Return the file for bytes that were called `filename` where they come from."""
+    return _named(content, Path(filename).suffix.lower())
+
+
 def _from_path(path: Path) -> Upload:
     try:
         content = path.read_bytes()

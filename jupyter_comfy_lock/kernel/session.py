@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 from httpx_sse import ServerSentEvent
@@ -29,9 +29,20 @@ from jupyter_comfy_lock.kernel.link import Link
 from jupyter_comfy_lock.kernel.task import Task
 from jupyter_comfy_lock.kernel.views import Comfy, Lock, SecretUrl, Servers, Tasks, newest_first
 from jupyter_comfy_lock.kernel.waiting import Asking, Tell, checked_wish
-from jupyter_comfy_lock.kernel.wire import TaskJson
+from jupyter_comfy_lock.kernel.wire import ComfyJson, TaskJson, WaitingJson
 
 _FORGOTTEN = "the Jupyter server was restarted, or this kernel was away for too long"
+
+
+class Standing(NamedTuple):
+    """The pool, and where this kernel stands in it, as the wire has it."""
+
+    holder_id: str
+    pool: list[ComfyJson]
+    #: What this kernel waits for; None if it does not wait.
+    waiting: WaitingJson | None
+    #: How its last lock was lost; None if it was not.
+    loss: str | None
 
 
 class Session:
@@ -119,6 +130,22 @@ class Session:
     def servers(self) -> Servers:
         """Return the pool."""
         return Servers([Comfy.from_json(each) for each in self._call(self._client.pool)])
+
+    def standing(self) -> "Standing":
+        """Return how the pool is, and where this kernel stands in it."""
+        holder_id = self._link.hello()["holder"]["holder_id"]
+        pool, waiting = self._call(self._client.pool), self._call(self._client.waiting)
+        loss = self._held.gone_because
+        return Standing(holder_id, pool, waiting[0] if waiting else None, loss)
+
+    def on_lock(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` when something was heard of the lock; see `HeldLock.on_change`."""
+        return self._held.on_change(listener)
+
+    def leave_line(self) -> None:
+        """Take back what this kernel waits for, if it waits."""
+        for wish in self._call(self._client.waiting):
+            self._take_back(wish["request_id"])
 
     def lock(
         self,

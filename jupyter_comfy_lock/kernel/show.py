@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from jupyter_comfy_lock.kernel.task import Task
@@ -10,6 +11,7 @@ from jupyter_comfy_lock.kernel.views import Lock
 
 if TYPE_CHECKING:
     from jupyter_comfy_lock.kernel.sweep import Sweep
+    from jupyter_comfy_lock.kernel.widgets import TaskView
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +19,10 @@ log = logging.getLogger(__name__)
 SWITCH = "COMFY_LOCK_WIDGETS"
 
 _complained = False
+#: Views whose notebook has not got what is left of their task.
+_open: "set[TaskView]" = set()
+#: Monotonic seconds at which the running cell began.
+_began_s = 0.0
 
 
 def show_task(task: Task) -> None:
@@ -25,8 +31,6 @@ def show_task(task: Task) -> None:
     if not in_notebook():
         return
     # Widgets cost a third of a second at import; who has no notebook does not pay.
-    from IPython.display import display  # noqa: PLC0415
-
     try:
         from jupyter_comfy_lock.kernel.widgets import TaskView  # noqa: PLC0415
 
@@ -40,7 +44,34 @@ def show_task(task: Task) -> None:
                 error,
             )
         return
-    display(view)  # type: ignore[no-untyped-call]
+    view.show()
+    _watch_cells()
+    _open.add(view)
+
+
+def _watch_cells() -> None:
+    events = _shell().events
+    for name, hook in (("pre_run_cell", _cell_begins), ("post_run_cell", _cell_ends)):
+        if hook not in events.callbacks[name]:
+            events.register(name, hook)
+
+
+def _cell_begins(_: object) -> None:
+    global _began_s
+    _began_s = time.monotonic()
+
+
+def _cell_ends(_: object) -> None:
+    """Have the notebook get what is left of tasks that ended, while a cell still counts as running.
+
+    Who runs notebooks without a page (nbclient, papermill) takes no output that comes between two
+    cells: what came then is sent once more.
+    """
+    for view in tuple(_open):
+        if view.ended:
+            _open.discard(view)
+            unheard = view.by_comm and view.left_s is not None and view.left_s < _began_s
+            view.leave(again=unheard)
 
 
 def show_sweep(sweep: "Sweep") -> None:

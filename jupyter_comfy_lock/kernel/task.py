@@ -88,6 +88,11 @@ class Task:
         return self._json["task_id"]
 
     @property
+    def prompt(self) -> Mapping[str, Any] | None:
+        """What was sent, in ComfyUI's API format; None where another process has sent it."""
+        return self._prompt
+
+    @property
     def comfy_id(self) -> str:
         """The ComfyServer that the task runs on, whatever became of the lock."""
         return self._json["comfy_id"]
@@ -274,13 +279,25 @@ class Task:
         if not self.progress.preview:
             return None
         try:
-            picture = self._home.preview(self)
+            picture = self.preview_bytes()
         except UnknownFile:
             # The Jupyter server has been started again since, and keeps none.
             return None
         import PIL.Image  # noqa: PLC0415 - see `images`
 
         return PIL.Image.open(io.BytesIO(picture))
+
+    def preview_bytes(self) -> bytes:
+        """Return the newest preview as it came.
+
+        Raises:
+            UnknownFile: there is none, or none any more.
+        """
+        return self._home.preview(self)
+
+    def fetch(self, path: str) -> bytes:
+        """Return the bytes of the file of the task that is at `path` of the Jupyter server."""
+        return self._home.fetch(path)
 
     def save(self, template: str = "{filename}", folder: str | Path = ".") -> list[Path]:
         """Write the files and texts of the task into `folder`; return where they are.

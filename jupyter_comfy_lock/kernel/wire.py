@@ -132,6 +132,8 @@ class ProgressJson(TypedDict):
     max: float
     preview: int
     preview_node_id: str | None
+    done_node_ids: NotRequired[list[str]]
+    cached_node_ids: NotRequired[list[str]]
 
 
 class FileJson(TypedDict):

@@ -143,7 +143,7 @@ class Workflow:
 
     def _set(self, node_id: str, name: str, value: Any) -> None:
         specs = self._known_specs()
-        upload = as_upload(value)
+        upload = value if isinstance(value, Upload) else as_upload(value)
         if upload is not None:
             spec = inputs_of(self._prompt, node_id, specs).get(name)
             if spec is not None and not spec.upload:
@@ -200,6 +200,11 @@ class Workflow:
             why = error.strerror if isinstance(error, OSError) else str(error)
             msg = f"Cannot write the workflow to {str(where)!r}: {why}."
             raise InvalidWorkflow(msg, path=str(where)) from error
+
+    @property
+    def specs(self) -> Mapping[str, NodeSpec]:
+        """What is known of the node classes: of the locked ComfyServer's, or the last one's."""
+        return self._known_specs()
 
     def _known_specs(self) -> Mapping[str, NodeSpec]:
         """Return what is known of the nodes: of the locked ComfyServer's, or the last one's."""

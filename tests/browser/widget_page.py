@@ -1,11 +1,11 @@
-"""A page with one task view in it, and the little of a Jupyter server that it talks to."""
+"""A page with one view in it, and the little of a Jupyter server that it talks to."""
 
 from __future__ import annotations
 
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,15 +18,17 @@ import jupyter_comfy_lock
 from tests.chromium import chromium
 
 STATIC = Path(jupyter_comfy_lock.__file__).parent / "static"
+#: Of the browser side's own packages: `npm ci` in js/ brings it.
+AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
 BASE_URL = "/user/ann/"
 XSRF = "2|xsrf"
 
-PAGE = """<!doctype html><html><head>
+PAGE = """<!doctype html><html lang="en"><head><title>A view</title>
 <link rel="stylesheet" href="widget.css">%s
-</head><body><div id="view"></div><script type="module">
+</head><body><main><h1>A notebook</h1><div id="view"></div></main><script type="module">
 import widget from './widget.js';
 const listeners = new Map();
-const traits = { view: 'task', task: {}, api_path: 'comfy-lock/api/', label: '' };
+const traits = { view: 'task', task: {}, api_path: 'comfy-lock/api/', label: '', ...%s };
 window.sent = [];
 window.listeners = listeners;
 window.model = {
@@ -34,7 +36,16 @@ window.model = {
   on: (event, call) => listeners.set(event, [...(listeners.get(event) ?? []), call]),
   off: (event, call) =>
     listeners.set(event, (listeners.get(event) ?? []).filter(other => other !== call)),
-  send: message => window.sent.push(message)
+  send: (message, _, buffers) => {
+    window.sent.push(message);
+    window.answer(message, buffers ?? []);
+  }
+};
+// What the kernel does with a message: nothing, while it runs a cell.
+window.answer = () => {};
+window.hears = message => window.say({ kind: 'heard', id: message.id });
+window.say = (message, buffers = []) => {
+  for (const call of listeners.get('msg:custom') ?? []) call(message, buffers);
 };
 window.set = (name, value) => {
   traits[name] = value;
@@ -53,9 +64,12 @@ class FakeJupyter(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, *, in_jupyter: bool) -> None:
+    def __init__(self, *, in_jupyter: bool, traits: Mapping[str, Any]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.in_jupyter = in_jupyter
+        self.traits = traits
+        #: The answer to `GET pool`.
+        self.pool: list[dict[str, Any]] = []
         self.cancel_status = 202
         #: The answer to `GET tasks/t-1`; a server that is starting, until a test says otherwise.
         self.task: tuple[int, dict[str, Any]] = (503, {})
@@ -72,11 +86,16 @@ class _Handler(BaseHTTPRequestHandler):
         name = self.path.removeprefix(BASE_URL)
         if name == "page":
             config = CONFIG % json.dumps({"baseUrl": BASE_URL, "token": ""})
-            page = PAGE % (config if self.server.in_jupyter else "")
+            traits = json.dumps(self.server.traits)
+            page = PAGE % (config if self.server.in_jupyter else "", traits)
             self._answer(200, "text/html", page.encode())
         elif name in ("widget.js", "widget.css"):
             kind = "text/javascript" if name.endswith("js") else "text/css"
             self._answer(200, kind, (STATIC / name).read_bytes())
+        elif name == "comfy-lock/api/pool":
+            self._answer(
+                200, "application/json", json.dumps({"servers": self.server.pool}).encode()
+            )
         elif name == "comfy-lock/api/tasks/t-1":
             assert self.headers.get("X-XSRFToken") == XSRF
             self.server.looks += 1
@@ -117,9 +136,12 @@ def picture(shade: int) -> bytes:
 
 
 @contextmanager
-def widget_page(*, in_jupyter: bool = True) -> Iterator[tuple[Page, FakeJupyter]]:
-    """A page that shows one task view; `in_jupyter` False is a page that was saved."""
-    with FakeJupyter(in_jupyter=in_jupyter) as server:
+def widget_page(*, in_jupyter: bool = True, **traits: Any) -> Iterator[tuple[Page, FakeJupyter]]:
+    """A page that shows one view, that of a task unless `traits` say otherwise.
+
+    `in_jupyter` False is a page of no Jupyter server, such as VS Code's.
+    """
+    with FakeJupyter(in_jupyter=in_jupyter, traits=traits) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             with chromium() as browser:
@@ -130,3 +152,10 @@ def widget_page(*, in_jupyter: bool = True) -> Iterator[tuple[Page, FakeJupyter]
                 yield page, server
         finally:
             server.shutdown()
+
+
+def faults_for_screen_readers(page: Page) -> list[str]:
+    """What axe finds wrong with the page as it is: rules, and where they are broken."""
+    page.add_script_tag(path=AXE)
+    found = page.evaluate("axe.run().then(it => it.violations)")
+    return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]

@@ -54,6 +54,8 @@ def test_cached_and_finished_nodes_are_done():
         "max": 9.0,
         "preview": 0,
         "preview_node_id": None,
+        "done_node_ids": ["1", "2"],
+        "cached_node_ids": ["1"],
     }
 
 

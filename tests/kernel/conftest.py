@@ -1,9 +1,14 @@
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from IPython.core import interactiveshell
+from IPython.core.events import EventManager, available_events
+from IPython.core.formatters import DisplayFormatter
 
 from jupyter_comfy_lock.kernel import session as sessions
-from jupyter_comfy_lock.kernel import task_wait
+from jupyter_comfy_lock.kernel import show, task_wait
 from jupyter_comfy_lock.kernel.session import Session
 from jupyter_comfy_lock.kernel.task import Task
 from tests.kernel.fake_jupyter import FakeJupyter, managed_place
@@ -42,3 +47,28 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits looks often, so that a test of it is short."""
     monkeypatch.setattr(task_wait, "POLL_DOWN_S", 0.02)
     monkeypatch.setattr(task_wait, "TICK_S", 0.02)
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], str, bool]]:
+    """What an IPython kernel sends to its front end: each text, and what it replaces."""
+    sent: list[tuple[dict[str, Any], str, bool]] = []
+
+    def publish(*, data, metadata=None, transient=None, update=False, **_):
+        sent.append((data, (transient or {}).get("display_id"), update))
+
+    shell = SimpleNamespace(
+        kernel=object(),
+        display_pub=SimpleNamespace(publish=publish),
+        display_formatter=DisplayFormatter(),
+        events=EventManager(None, available_events),
+    )
+    monkeypatch.setattr(show, "_shell", lambda: shell)
+    monkeypatch.setattr(
+        interactiveshell.InteractiveShell, "initialized", classmethod(lambda cls: True)
+    )
+    monkeypatch.setattr(
+        interactiveshell.InteractiveShell, "instance", classmethod(lambda cls: shell)
+    )
+    monkeypatch.setattr(show, "_open", set())
+    return sent

@@ -195,22 +195,7 @@ class FakeJupyter:
             line.put(answer)
 
     def tell_waiting(self, line: Line, *, place: int = 1, why: str | None = None) -> None:
-        comfy_id = line.body["comfy_id"]
-        line.put(
-            {
-                "waiting": {
-                    "request_id": line.body["request_id"],
-                    "holder_id": line.holder["holder_id"],
-                    "name": line.holder["name"],
-                    "mode": line.body["mode"] or "shared",
-                    "comfy_ids": [comfy_id] if comfy_id else self.pool,
-                    "since": NOW,
-                    "place": place,
-                    "holders": [],
-                    "why": why or f"held by b.ipynb since 14:02, you are number {place}",
-                }
-            }
-        )
+        line.put(self._standing(line, place=place, why=why))
 
     def count(self, call: str) -> int:
         return sum(each == call for each in self.calls)
@@ -259,7 +244,9 @@ class FakeJupyter:
             case ["GET", "pool"]:
                 return httpx.Response(200, json={"servers": [self._comfy(c) for c in self.pool]})
             case ["GET", "locks"]:
-                return httpx.Response(200, json={"locks": [self.lock] if self.lock else []})
+                waiting = [self._standing(line)["waiting"] for line in self.lines]
+                locks = [self.lock] if self.lock else []
+                return httpx.Response(200, json={"locks": locks, "waiting": waiting})
             case ["POST", "locks"]:
                 return self._lock(body, holder)
             case ["DELETE", "locks", "mine"]:
@@ -392,6 +379,24 @@ class FakeJupyter:
             "holders": [holder] if mine else [],
             "mine": mine,
             **self.facts.get(comfy_id, {}),
+        }
+
+    def _standing(
+        self, line: Line, *, place: int = 1, why: str | None = None
+    ) -> dict[str, dict[str, Any]]:
+        comfy_id = line.body["comfy_id"]
+        return {
+            "waiting": {
+                "request_id": line.body["request_id"],
+                "holder_id": line.holder["holder_id"],
+                "name": line.holder["name"],
+                "mode": line.body["mode"] or "shared",
+                "comfy_ids": [comfy_id] if comfy_id else self.pool,
+                "since": NOW,
+                "place": place,
+                "holders": [],
+                "why": why or f"held by b.ipynb since 14:02, you are number {place}",
+            }
         }
 
     def _known(self, comfy_id: str | None) -> None:

@@ -1,12 +1,16 @@
 import type { Render } from '@anywidget/types';
 
+import { renderLock } from './lock_widget';
+import { renderPanel } from './panel_widget';
 import { renderSweep } from './sweep_widget';
 import { renderTask } from './task_widget';
 
 /** By the trait `view` of the Python side. */
 const VIEWS: Readonly<Record<string, Render>> = {
+  lock: renderLock,
+  panel: renderPanel,
   sweep: renderSweep,
-  task: renderTask as Render
+  task: renderTask
 };
 
 const render: Render = props => {

@@ -1,4 +1,5 @@
-import type { DroppedOutput, Progress, Task, TaskError } from './task';
+import { hasEnded, isLive } from './task';
+import type { DroppedOutput, Progress, SentNode, Task, TaskError } from './task';
 
 /** What is going on, without the state: "gpu-1 · 3 of 7 nodes · KSampler 12/20". */
 export function detail(task: Task): string {
@@ -25,8 +26,18 @@ const DETAILS: Readonly<Record<string, (task: Task) => readonly string[]>> = {
   queued: task => [place(task)],
   running: task => [nodes(task.progress), step(task.progress)],
   succeeded: task => [results(task), seconds(task)],
-  failed: task => [failedAt(task), seconds(task)]
+  failed: task => [failedAt(task), seconds(task)],
+  cancelled: task => [cancelledBy(task.reason), seconds(task)],
+  lost: task => [task.reason, 'nobody knows how far it came']
 };
+
+/** By whom or because of what: "by the Jupyter user", "because its kernel ended". */
+function cancelledBy(reason: string): string {
+  if (reason === 'cancelled') {
+    return '';
+  }
+  return reason.startsWith('its ') ? `because ${reason}` : reason;
+}
 
 function place({ queue }: Task): string {
   if (queue === null) {
@@ -110,4 +121,60 @@ export function isImage(mediaType: string): boolean {
 
 function count(n: number, what: string): string {
   return `${n} ${what}${n === 1 ? '' : 's'}`;
+}
+
+/** How one node of a task stands, in a word. */
+export function nodeState(node: SentNode, task: Task): string {
+  const { progress, error } = task;
+  if (error !== null && error.nodeId === node.id) {
+    return 'failed';
+  }
+  if (task.dropped.some(output => output.nodeId === node.id)) {
+    return 'left out';
+  }
+  if (progress.cached.includes(node.id)) {
+    return 'cached';
+  }
+  if (progress.done.includes(node.id)) {
+    return 'done';
+  }
+  if (isLive(task)) {
+    // A node that another one expanded to ("1.0.0.2") is that one's work.
+    const runs = progress.nodeId.split('.')[0] === node.id;
+    return task.state === 'running' && runs ? 'running' : 'waiting';
+  }
+  // Of what the Jupyter server has read again from its store it does not know the nodes.
+  return hasEnded(task) && progress.nodesTotal > 0 ? 'did not run' : '';
+}
+
+/** "3 done, 1 running, 2 waiting" */
+export function tally(states: readonly string[]): string {
+  const counts = new Map<string, number>();
+  for (const state of states.filter(each => each !== '')) {
+    counts.set(state, (counts.get(state) ?? 0) + 1);
+  }
+  return [...counts].map(([state, n]) => `${n} ${state}`).join(', ');
+}
+
+/** A length of time for a person: "8 s", "2:05", "1:02:05". */
+export function clock(seconds: number): string {
+  const whole = Math.max(0, Math.floor(seconds));
+  if (whole < 60) {
+    return `${whole} s`;
+  }
+  const [h, m, s] = [whole / 3600, (whole / 60) % 60, whole % 60].map(Math.floor) as [
+    number,
+    number,
+    number
+  ];
+  const two = (n: number) => String(n).padStart(2, '0');
+  return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+}
+
+/** What a screen reader says when it changes: no steps, which change many times a second. */
+export function announcement(task: Task | null): string {
+  if (task === null) {
+    return '';
+  }
+  return task.state === 'running' ? `${task.comfyId}: running` : line(task);
 }

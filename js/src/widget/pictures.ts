@@ -36,10 +36,24 @@ export class Picture {
     }
   }
 
+  /** Show a picture that is here already. */
+  put(bytes: Blob): void {
+    this._swap(bytes).catch(() => undefined);
+  }
+
+  /** Show nothing. */
+  clear(): void {
+    this._wanted = '';
+    this._cleared += 1;
+    this._release();
+    this.node.hidden = true;
+    this.node.removeAttribute('src');
+  }
+
   private async _load(failed: (reason: string) => void): Promise<void> {
     this._loading = true;
     let path = '';
-    while (path !== this._wanted && !this._isOver()) {
+    while (this._wanted !== '' && path !== this._wanted && !this._isOver()) {
       path = this._wanted;
       try {
         await this._swap(await this._files.bytes(path, this._signal));
@@ -54,11 +68,15 @@ export class Picture {
 
   private async _swap(bytes: Blob): Promise<void> {
     const url = URL.createObjectURL(bytes);
+    const cleared = this._cleared;
     try {
       const next = new Image();
       next.src = url;
       await next.decode();
       this._signal.throwIfAborted();
+      if (cleared !== this._cleared) {
+        throw new Error('not wanted any more');
+      }
     } catch (error) {
       URL.revokeObjectURL(url);
       throw error;
@@ -83,4 +101,5 @@ export class Picture {
   private _url = '';
   private _wanted = '';
   private _loading = false;
+  private _cleared = 0;
 }

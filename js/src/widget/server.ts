@@ -49,21 +49,22 @@ export class JupyterPage implements Files {
   }
 
   /** @throws Error naming the status that is not a success. */
-  async post(path: string, signal: AbortSignal): Promise<void> {
-    await checked(await this._send('POST', path, signal));
+  async post(path: string, signal: AbortSignal, body: object = {}): Promise<void> {
+    await checked(await this._send('POST', path, signal, body));
   }
 
   private _send(
     method: 'GET' | 'POST',
     path: string,
-    signal: AbortSignal
+    signal: AbortSignal,
+    body: object = {}
   ): Promise<Response> {
     return fetch(this.url(path), {
       method,
       signal,
       credentials: 'same-origin',
       headers: this._headers(),
-      ...(method === 'POST' ? { body: '{}' } : {})
+      ...(method === 'POST' ? { body: JSON.stringify(body) } : {})
     });
   }
 

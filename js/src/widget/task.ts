@@ -1,3 +1,5 @@
+import { list, moment, number, record, text } from './json';
+
 /**
  * A task, as the Jupyter server describes it. What is missing or of another type reads as
  * "not known": a widget that was saved by another version must still draw.
@@ -13,6 +15,8 @@ export interface Task {
   readonly queue: { readonly ahead: number; readonly mine: number } | null;
   readonly progress: Progress;
   readonly cached: boolean;
+  /** What nodes left beside files: their texts. */
+  readonly texts: readonly TaskText[];
   readonly files: readonly TaskFile[];
   readonly error: TaskError | null;
   readonly dropped: readonly DroppedOutput[];
@@ -25,6 +29,9 @@ export interface Progress {
   readonly nodeClass: string;
   readonly value: number;
   readonly max: number;
+  /** The nodes that are done, those that ComfyUI had cached among them. */
+  readonly done: readonly string[];
+  readonly cached: readonly string[];
   /** Rises with each new preview frame; 0: none yet. */
   readonly preview: number;
 }
@@ -34,6 +41,26 @@ export interface TaskFile {
   readonly mediaType: string;
   /** Below the Jupyter server's base URL. */
   readonly path: string;
+}
+
+/** A text that a node shows. */
+export interface TaskText {
+  readonly nodeId: string;
+  readonly text: string;
+}
+
+/** A node that was sent. */
+export interface SentNode {
+  readonly id: string;
+  readonly title: string;
+  readonly nodeClass: string;
+}
+
+/** A value that was sent. */
+export interface SentValue {
+  readonly nodeId: string;
+  readonly name: string;
+  readonly value: string;
 }
 
 export interface TaskError {
@@ -102,6 +129,7 @@ export function readTask(data: unknown): Task | null {
         : null,
     progress: readProgress(task['progress']),
     cached: task['cached'] === true,
+    texts: Object.entries(record(task['outputs'])).flatMap(readTexts),
     files: list(task['files']).map(readFile),
     error: task['error'] ? readError(task['error']) : null,
     dropped: Object.entries(record(task['dropped'])).map(readDropped)
@@ -117,8 +145,35 @@ function readProgress(data: unknown): Progress {
     nodeClass: text(progress['node_class']),
     value: number(progress['value']),
     max: number(progress['max']),
+    done: list(progress['done_node_ids']).map(text),
+    cached: list(progress['cached_node_ids']).map(text),
     preview: number(progress['preview'])
   };
+}
+
+function readTexts([nodeId, data]: [string, unknown]): readonly TaskText[] {
+  return list(record(data)['text'])
+    .map(text)
+    .filter(said => said !== '')
+    .map(said => ({ nodeId, text: said }));
+}
+
+/** The nodes of the Python side's trait. */
+export function readNodes(data: unknown): readonly SentNode[] {
+  return list(data).map(record).map(node => ({
+    id: text(node['id']),
+    title: text(node['title']),
+    nodeClass: text(node['class'])
+  }));
+}
+
+/** The values of the Python side's trait. */
+export function readValues(data: unknown): readonly SentValue[] {
+  return list(data).map(record).map(value => ({
+    nodeId: text(value['node_id']),
+    name: text(value['name']),
+    value: text(value['value'])
+  }));
 }
 
 function readFile(data: unknown): TaskFile {
@@ -153,28 +208,4 @@ function readDropped([nodeId, data]: [string, unknown]): DroppedOutput {
         .join(': ');
     })
   };
-}
-
-function record(data: unknown): Record<string, unknown> {
-  return typeof data === 'object' && data !== null
-    ? (data as Record<string, unknown>)
-    : {};
-}
-
-function list(data: unknown): readonly unknown[] {
-  return Array.isArray(data) ? data : [];
-}
-
-function text(data: unknown): string {
-  return typeof data === 'string' || typeof data === 'number'
-    ? String(data)
-    : '';
-}
-
-function number(data: unknown): number {
-  return typeof data === 'number' && Number.isFinite(data) ? data : 0;
-}
-
-function moment(data: unknown): number | null {
-  return typeof data === 'number' ? data : null;
 }

@@ -1,31 +1,55 @@
-import type { Render } from '@anywidget/types';
+import type { AnyModel, Render } from '@anywidget/types';
 
+import { Connection } from './connection';
 import { Follower } from './follower';
-import { JupyterPage } from './server';
-import { readTask } from './task';
+import { text } from './json';
+import { readNodes, readTask, readValues } from './task';
 import type { Task } from './task';
 import { TaskView } from './view';
 
-/** The traits of the Python side. */
-interface Traits extends Record<string, unknown> {
-  task: unknown;
-  api_path: string;
-  label: string;
-}
-
 /** Draws `TaskView` of Python. */
-export const renderTask: Render<Traits> = ({ model, el, signal }) => {
-  const page = JupyterPage.find();
-  const apiPath = (): string => model.get('api_path') || 'comfy-lock/api/';
+export const renderTask: Render = ({ model, el, signal }) => {
+  showTask(el, model, new Connection(model, signal), signal);
+};
+
+/** Show the task of a model that has the traits of `TaskView` in Python. */
+export function showTask(
+  el: HTMLElement,
+  model: AnyModel,
+  connection: Connection,
+  signal: AbortSignal
+): void {
+  const { page } = connection;
   const path = (id: string): string =>
-    `${apiPath()}tasks/${encodeURIComponent(id)}`;
-  const ask = async (server: JupyterPage, id: string): Promise<Task | null> =>
-    readTask(await server.json(path(id), signal));
+    `${connection.apiPath}tasks/${encodeURIComponent(id)}`;
+  const ask =
+    page === null
+      ? null
+      : async (id: string): Promise<Task | null> =>
+          readTask(await page.json(path(id), signal));
+  const view = new TaskView(
+    el,
+    connection.files,
+    {
+      cancel: task => cancel(task.id),
+      previewPath: task => (page === null ? null : `${path(task.id)}/preview`)
+    },
+    signal
+  );
+  const draw = (): void =>
+    view.draw(follower.task, {
+      label: text(model.get('label')),
+      nodes: readNodes(model.get('nodes')),
+      values: readValues(model.get('parameters'))
+    });
+  const follower = new Follower(ask, draw, signal);
   const cancel = async (id: string): Promise<void> => {
     if (page === null) {
-      // Reaches the kernel only between cells, but there is no other way.
-      model.send({ kind: 'cancel' });
-      return;
+      // A kernel that runs a cell hears it only after that, but there is no other way.
+      return new Promise((resolve, reject) => {
+        const deaf = () => reject(new Error('the kernel hears of it when its cell has ended.'));
+        connection.tell({ kind: 'cancel' }, deaf, resolve);
+      });
     }
     try {
       await page.post(`${path(id)}/cancel`, signal);
@@ -34,24 +58,10 @@ export const renderTask: Render<Traits> = ({ model, el, signal }) => {
       void follower.look();
     }
   };
-  const view = new TaskView(el, page, { cancel: task => cancel(task.id) }, signal);
-  const draw = (): void => {
-    view.apiPath = apiPath();
-    view.draw(follower.task, model.get('label') || '');
-  };
-  const follower = new Follower(
-    page === null ? null : id => ask(page, id),
-    draw,
-    signal
-  );
   const hear = (): void => follower.hear(readTask(model.get('task')));
-  const listeners = { task: hear, label: draw, api_path: draw } as const;
-  for (const [trait, listener] of Object.entries(listeners)) {
-    model.on(`change:${trait}`, listener);
-    signal.addEventListener('abort', () =>
-      model.off(`change:${trait}`, listener)
-    );
-  }
+  connection.listen(['task'], hear);
+  connection.listen(['label', 'nodes', 'parameters', 'api_path'], draw);
+  connection.hear('preview', bytes => view.preview(bytes));
   // Browsers hold back what hidden pages do.
   const look = (): void => {
     if (!document.hidden) {
@@ -60,4 +70,4 @@ export const renderTask: Render<Traits> = ({ model, el, signal }) => {
   };
   document.addEventListener('visibilitychange', look, { signal });
   hear();
-};
+}

@@ -3,6 +3,7 @@
 import base64
 import io
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import traitlets
@@ -84,7 +85,6 @@ class SweepView(View):
         self._handle: Any = None
         self._left: dict[str, str] = {}
         self._refused = ""
-        self.on_msg(self._on_msg)
         self._unlisten = sweep.on_change(lambda: writer.mark(self))
         self.write()
 
@@ -130,11 +130,7 @@ class SweepView(View):
         self._unlisten()
         super().close()
 
-    def _on_msg(self, _: Any, content: Any, __: list[bytes]) -> None:
-        if isinstance(content, dict):
-            self.answer(str(content.get("kind")))
-
-    def answer(self, kind: str) -> None:
+    def answer(self, kind: str, content: Mapping[str, Any]) -> None:
         """Do what a button asks for. What is refused is said in the view."""
         self._refused = ""
         try:

@@ -2,12 +2,17 @@
 
 import logging
 import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import traitlets
 
+from jupyter_comfy_lock.domain.errors import ComfyLockError
 from jupyter_comfy_lock.kernel.client import API
+from jupyter_comfy_lock.kernel.session import current
 from jupyter_comfy_lock.kernel.threads import background
 
 log = logging.getLogger(__name__)
@@ -33,10 +38,53 @@ class View(anywidget.AnyWidget):
     #: Where the REST API is, under the Jupyter server's base URL: buttons call it, because a
     #: kernel that is busy with a cell does not hear them.
     api_path = traitlets.Unicode(API).tag(sync=True)
+    #: Whether the page asks the kernel alone. A kernel that was started elsewhere may be shown by
+    #: a page of another Jupyter server, which knows nothing of it, or of none (VS Code).
+    by_comm = traitlets.Bool(False).tag(sync=True)
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(by_comm=_started_elsewhere(), **traits)
+        self.on_msg(self._on_msg)
 
     def write(self) -> None:
         """Show what there is to see now; called on the writer's thread only."""
         raise NotImplementedError
+
+    def answer(self, kind: str, content: Mapping[str, Any]) -> None:
+        """Do what the page asks for; it has been told that it was heard."""
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes at `path` of the Jupyter server, for a page that cannot ask there.
+
+        Raises:
+            ComfyLockError: there are none, or none that this view shows.
+        """
+        msg = f"This view shows no {path}."
+        raise ComfyLockError(msg)
+
+    def _on_msg(self, _: Any, content: Any, buffers: list[bytes]) -> None:
+        if not isinstance(content, dict):
+            return
+        if content.get("kind") == "fetch":
+            self._send_bytes(content.get("id"), str(content.get("path")))
+            return
+        # A kernel that runs a cell hears nothing: without this a button would seem dead.
+        self.send({"kind": "heard", "id": content.get("id")})
+        self.answer(str(content.get("kind")), {**content, "buffers": buffers})
+
+    def _send_bytes(self, number: Any, path: str) -> None:
+        try:
+            content = self.read(path)
+        except ComfyLockError as error:
+            self.send({"kind": "bytes", "id": number, "error": error.message})
+        else:
+            self.send({"kind": "bytes", "id": number}, buffers=[content])
+
+
+def _started_elsewhere() -> bool:
+    with suppress(ComfyLockError):
+        return current().place.kind != "managed"
+    return False
 
 
 class Writer:
@@ -72,3 +120,8 @@ class Writer:
 
 
 writer = Writer()
+
+
+def in_background(act: Callable[[], None], *, name: str) -> None:
+    """Do `act` on a thread of its own: whatever waits must not keep the kernel from its cells."""
+    background(act, name=name).start()
