@@ -17,7 +17,18 @@ from tests.server.conftest import SECRET
 from tests.server.world import ENDED, Caller, Kernel, World, eventually, until
 
 LOCK = {
-    *("comfy_id", "url", "holder_id", "name", "mode", "fence", "epoch", "granted_at", "state"),
+    *(
+        "comfy_id",
+        "url",
+        "holder_id",
+        "name",
+        "mode",
+        "fence",
+        "epoch",
+        "restarted_at",
+        "granted_at",
+        "state",
+    ),
     "foreign_prompts",
 }
 TASK = {
