@@ -125,6 +125,10 @@ def test_a_sweep_of_two_hundred_never_has_more_in_flight_than_allowed(
             session.close()
     assert sweep.state == "succeeded"
     assert most == 3
-    seeds = Counter(task.prompt["1"]["inputs"]["seed"] for task in sweep.tasks if task.prompt)
+    history = httpx.get(f"{url}/history", timeout=30.0).raise_for_status().json()
+    mine = {cell.task_id for cell in sweep.cells}
+    seeds = Counter(
+        entry["prompt"][2]["1"]["inputs"]["seed"] for key, entry in history.items() if key in mine
+    )
     assert seeds == Counter(range(JOBS))
     assert len({cell.task_id for cell in sweep.cells}) == JOBS
