@@ -42,9 +42,8 @@ prompt = {prompt!r}
 info = {info!r}
 
 def task(**told):
-    made = Task(SimpleNamespace(live=True, kernel="a.ipynb"), told)
-    made.prompt = prompt
-    return TaskView(made)
+    home = SimpleNamespace(live=True, kernel="a.ipynb")
+    return TaskView(Task(home, told).sent(prompt))
 
 def lock(pool, waiting=None, loss=None):
     told = Standing("me.1", pool, waiting, loss)
