@@ -51,6 +51,13 @@ def comfy_pool(comfy_kind: str) -> Iterator[list[dict[str, str]]]:
 
 
 @pytest.fixture(scope="session")
+def embedded_pool() -> Iterator[list[dict[str, str]]]:
+    """Two embedded servers, for what is the same whatever ComfyUI is behind it."""
+    with comfy_servers(2, "embedded") as urls:
+        yield [{"id": f"gpu-{n}", "url": url} for n, url in enumerate(urls, start=1)]
+
+
+@pytest.fixture(scope="session")
 def comfy_urls() -> Iterator[list[str]]:
     """The URLs of two ComfyUI servers of the one kind that the environment asks for."""
     with comfy_servers(2, default_kind()) as urls:

@@ -68,7 +68,7 @@ def line(page: Page, number: int) -> Locator:
 
 @pytest.fixture(params=[6, 7])
 def server(
-    request: pytest.FixtureRequest, comfy_pool: list[dict[str, str]], tmp_path: Path
+    request: pytest.FixtureRequest, embedded_pool: list[dict[str, str]], tmp_path: Path
 ) -> Iterator[tuple[JupyterServer, int]]:
     """A JupyterLab whose kernels are of that ipykernel."""
     packages = []
@@ -80,7 +80,7 @@ def server(
         )
         packages = [folder]
     with jupyter_server(
-        comfy_pool, folder=tmp_path, app="jupyterlab", packages=packages
+        embedded_pool, folder=tmp_path, app="jupyterlab", packages=packages
     ) as running:
         write_notebook(running)
         yield running, request.param

@@ -54,9 +54,9 @@ def open_and_run(page: Page, server: JupyterServer, path: str) -> None:
 
 @pytest.mark.parametrize(("app", "path"), [("jupyterlab", "lab/tree"), ("notebook", "notebooks")])
 def test_a_cell_shows_progress_preview_and_picture(
-    comfy_pool: list[dict[str, str]], app: str, path: str, tmp_path: Path
+    embedded_pool: list[dict[str, str]], app: str, path: str, tmp_path: Path
 ) -> None:
-    with jupyter_server(comfy_pool, folder=tmp_path, app=app) as server, chromium() as browser:
+    with jupyter_server(embedded_pool, folder=tmp_path, app=app) as server, chromium() as browser:
         write_notebook(server, steps=20, delay=0.2)
         page = browser.new_page()
         open_and_run(page, server, path)
@@ -69,9 +69,9 @@ def test_a_cell_shows_progress_preview_and_picture(
         expect(view.locator(".jp-ComfyTask-thumbnail img")).to_be_visible()
 
 
-def test_cancel_works_while_the_cell_runs(comfy_pool: list[dict[str, str]], tmp_path: Path) -> None:
+def test_cancel_works_while_the_cell_runs(embedded_pool: list[dict[str, str]], tmp_path: Path) -> None:
     with (
-        jupyter_server(comfy_pool, folder=tmp_path, app="jupyterlab") as server,
+        jupyter_server(embedded_pool, folder=tmp_path, app="jupyterlab") as server,
         chromium() as browser,
     ):
         write_notebook(server, steps=1000, delay=0.1)
@@ -85,10 +85,10 @@ def test_cancel_works_while_the_cell_runs(comfy_pool: list[dict[str, str]], tmp_
 
 
 def test_the_end_of_a_task_whose_kernel_was_restarted_is_shown(
-    comfy_pool: list[dict[str, str]], tmp_path: Path
+    embedded_pool: list[dict[str, str]], tmp_path: Path
 ) -> None:
     with (
-        jupyter_server(comfy_pool, folder=tmp_path, app="jupyterlab") as server,
+        jupyter_server(embedded_pool, folder=tmp_path, app="jupyterlab") as server,
         chromium() as browser,
     ):
         write_notebook(server, steps=1000, delay=0.1)

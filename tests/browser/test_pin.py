@@ -53,10 +53,10 @@ def wait_for_pin(page: Page, pin: str | None) -> None:
 
 @pytest.mark.parametrize(("app", "path"), [("jupyterlab", "lab/tree"), ("notebook", "notebooks")])
 def test_a_pin_is_in_the_file_after_the_notebook_was_saved(
-    comfy_pool: list[dict[str, str]], app: str, path: str, tmp_path: Path
+    embedded_pool: list[dict[str, str]], app: str, path: str, tmp_path: Path
 ) -> None:
     with (
-        jupyter_server(comfy_pool, folder=tmp_path, app=app) as server,
+        jupyter_server(embedded_pool, folder=tmp_path, app=app) as server,
         chromium() as browser,
     ):
         write_notebook(server, comfy_lock={"pin": "gpu-1", "more": 3})

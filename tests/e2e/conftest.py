@@ -22,8 +22,8 @@ def releases(request: pytest.FixtureRequest) -> Releases:
 def _empty_queues(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leave no prompt behind: after a test that failed the next one would wait for it."""
     yield
-    if "comfy_pool" in request.fixturenames:
-        for comfy in request.getfixturevalue("comfy_pool"):
+    for pool in {"comfy_pool", "embedded_pool"}.intersection(request.fixturenames):
+        for comfy in request.getfixturevalue(pool):
             empty(comfy["url"])
 
 

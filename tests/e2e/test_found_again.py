@@ -48,14 +48,14 @@ EARLIER = "[each.id for each in comfy.tasks(earlier=True)]"
 
 
 def test_a_notebook_finds_what_it_had_before_a_restart(
-    comfy_pool: Sequence[Mapping[str, str]], tmp_path: Path
+    embedded_pool: Sequence[Mapping[str, str]], tmp_path: Path
 ) -> None:
-    with running_jupyter(comfy_pool, folder=tmp_path) as jupyter:
+    with running_jupyter(embedded_pool, folder=tmp_path) as jupyter:
         kernel = jupyter.kernel("a.ipynb")
         done = a_kernel_with_a_picture(kernel)
         kernel.run(f"task = comfy.submit({endless_workflow()!r})")
         endless = kernel.ask("task.id")
-        until(lambda: running(comfy_pool[0]["url"]), within_s=20, what="the second task")
+        until(lambda: running(embedded_pool[0]["url"]), within_s=20, what="the second task")
         jupyter.restart(kernel)
         kernel.reconnect()
         kernel.run(f"import jupyter_comfy_lock as comfy; found = comfy.task({done!r})")
@@ -67,7 +67,7 @@ def test_a_notebook_finds_what_it_had_before_a_restart(
         assert kernel.ask(EARLIER) == [endless, done]
 
     # The Jupyter server is stopped and started again: the notebook's kernel is another one.
-    with running_jupyter(comfy_pool, folder=tmp_path) as jupyter:
+    with running_jupyter(embedded_pool, folder=tmp_path) as jupyter:
         kernel, other = jupyter.kernel("a.ipynb"), jupyter.kernel("b.ipynb")
         kernel.run(f"import jupyter_comfy_lock as comfy; found = comfy.task({done!r})")
         assert kernel.ask(LOOK) == RED

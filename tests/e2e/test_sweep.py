@@ -52,9 +52,9 @@ def free_port() -> int:
 @pytest.mark.complaint(14)
 @pytest.mark.complaint(20)
 def test_through_the_death_of_the_jupyter_server_each_job_is_done_and_none_twice(
-    comfy_pool: Sequence[dict[str, Any]], tmp_path: Path
+    embedded_pool: Sequence[dict[str, Any]], tmp_path: Path
 ) -> None:
-    url = comfy_pool[0]["url"]
+    url = embedded_pool[0]["url"]
     # The one that is started again is the same to its clients.
     config = {
         "ServerApp": {"port": free_port(), "port_retries": 0},
@@ -64,7 +64,7 @@ def test_through_the_death_of_the_jupyter_server_each_job_is_done_and_none_twice
 
         def start() -> Jupyter:
             return stack.enter_context(
-                running_jupyter(comfy_pool[:1], folder=tmp_path, config=config)
+                running_jupyter(embedded_pool[:1], folder=tmp_path, config=config)
             )
 
         first = start()
@@ -104,10 +104,10 @@ def test_through_the_death_of_the_jupyter_server_each_job_is_done_and_none_twice
 
 
 def test_a_sweep_of_two_hundred_never_has_more_in_flight_than_allowed(
-    comfy_pool: Sequence[dict[str, Any]], tmp_path: Path
+    embedded_pool: Sequence[dict[str, Any]], tmp_path: Path
 ) -> None:
-    url = comfy_pool[0]["url"]
-    with running_jupyter(comfy_pool[:1], folder=tmp_path) as jupyter:
+    url = embedded_pool[0]["url"]
+    with running_jupyter(embedded_pool[:1], folder=tmp_path) as jupyter:
         place = Place(url=jupyter.server.url, found_by="COMFY_LOCK_URL", token=jupyter.server.token)
         session = Session(place)
         sessions.use(session)

@@ -109,14 +109,14 @@ def open_site(
 @pytest.fixture(scope="module")
 def site(
     kind: str,
-    comfy_pool: Sequence[Mapping[str, str]],
+    embedded_pool: Sequence[Mapping[str, str]],
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Iterator[Site]:
     """For tests that leave both as they were; leases are short."""
     folder = tmp_path_factory.mktemp("site")
     with ExitStack() as stack:
-        yield open_site(stack, kind, folder, comfy_pool, request, lease_ttl_s=LEASE_S)
+        yield open_site(stack, kind, folder, embedded_pool, request, lease_ttl_s=LEASE_S)
 
 
 def begin_endless(site: Site, kernel: Kernel) -> str:
@@ -215,14 +215,14 @@ def test_a_comfy_server_that_is_closed_on_one_is_closed_on_the_other(site: Site)
 
 def test_what_a_killed_one_held_goes_to_the_other_before_its_lease_is_over(
     kind: str,
-    comfy_pool: Sequence[Mapping[str, str]],
+    embedded_pool: Sequence[Mapping[str, str]],
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
     """On one machine its process is seen to have ended."""
     lease_s = 60.0
     with ExitStack() as stack:
-        site = open_site(stack, kind, tmp_path, comfy_pool, request, lease_ttl_s=lease_s)
+        site = open_site(stack, kind, tmp_path, embedded_pool, request, lease_ttl_s=lease_s)
         a, b = site.kernels("a", "b")
         a.run("comfy.lock('gpu-1', mode='exclusive')")
         task_id = begin_endless(site, a)
@@ -320,12 +320,12 @@ def test_a_short_sleep_costs_nobody_its_lock(site: Site) -> None:
 
 def test_a_database_that_crashes_takes_no_lock_with_it(
     postgres: Postgres,
-    comfy_pool: Sequence[Mapping[str, str]],
+    embedded_pool: Sequence[Mapping[str, str]],
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
     with ExitStack() as stack:
-        site = open_site(stack, "postgres", tmp_path, comfy_pool, request)
+        site = open_site(stack, "postgres", tmp_path, embedded_pool, request)
         a, b, c = site.kernels("a", "b", "c")
         a.run("comfy.lock('gpu-1', mode='exclusive')")
         task_id = begin_endless(site, a)
