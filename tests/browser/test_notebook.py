@@ -69,7 +69,9 @@ def test_a_cell_shows_progress_preview_and_picture(
         expect(view.locator(".jp-ComfyTask-thumbnail img")).to_be_visible()
 
 
-def test_cancel_works_while_the_cell_runs(embedded_pool: list[dict[str, str]], tmp_path: Path) -> None:
+def test_cancel_works_while_the_cell_runs(
+    embedded_pool: list[dict[str, str]], tmp_path: Path
+) -> None:
     with (
         jupyter_server(embedded_pool, folder=tmp_path, app="jupyterlab") as server,
         chromium() as browser,
