@@ -79,8 +79,9 @@ def test_what_the_package_imports_is_what_it_asks_for() -> None:
     asked_for = {
         canonicalize_name(requirement.name)
         for requirement in map(Requirement, requires("jupyter_comfy_lock") or [])
-        # What is for PostgreSQL alone is imported by its own module, and only when it is used.
-        if requirement.marker is None or requirement.marker.evaluate({"extra": "postgres"})
+        # What is for PostgreSQL or pandas alone is imported only when it is used.
+        if requirement.marker is None
+        or any(requirement.marker.evaluate({"extra": each}) for each in ("postgres", "pandas"))
     }
     known = packages_distributions()
     missing = {

@@ -116,7 +116,9 @@ class Wait:
         try:
             while not heard.is_set():
                 try:
-                    await asyncio.wait_for(heard.wait(), TICK_S)
+                    # wait_for() swallows a Ctrl-C that comes together with what is waited for.
+                    async with asyncio.timeout(TICK_S):
+                        await heard.wait()
                 except TimeoutError:
                     if self._lookout.is_due():
                         await asyncio.to_thread(self._look)

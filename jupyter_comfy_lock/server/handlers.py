@@ -191,8 +191,8 @@ class TasksHandler(ComfyLockHandler):
     @allow_unauthenticated
     async def get(self) -> None:
         """List the caller's newest tasks, or everybody's for the Jupyter user."""
-        tasks = self.services.tasks
-        if self.holder is not None and self.flag("earlier"):
+        tasks, earlier = self.services.tasks, self.flag("earlier")
+        if self.holder is not None and earlier:
             found = await tasks.earlier(self.holder, _NEWEST)
         else:
             found = await tasks.newest(self.holder_id, _NEWEST)

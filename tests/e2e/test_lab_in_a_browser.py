@@ -92,7 +92,7 @@ def test_the_first_notebook_shows_a_picture_in_the_making_and_then_the_picture(
         )
         page.screenshot(path=screenshots / f"{name}_running.png")
         expect(badge).to_have_text("succeeded", timeout=TIMEOUT_MS)
-        expect(preview).to_have_count(0)
+        expect(preview).to_be_hidden()
         picture = view.locator(".jp-ComfyTask-thumbnail img")
         expect(picture).to_be_visible()
         assert picture.evaluate("node => [node.naturalWidth, node.naturalHeight]") == [512, 320]

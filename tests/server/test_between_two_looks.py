@@ -55,7 +55,7 @@ async def test_a_grant_of_which_nobody_knows_is_given_back(world: World):
         await ask(*args, **more)
         raise StoreUnavailable("cut off", may_have_happened=True)  # noqa: EM101
 
-    async def away(*_):
+    async def away(*_, **__):
         raise StoreUnavailable("away")  # noqa: EM101
 
     locks.ask, locks.leave = cut_off, away
@@ -99,8 +99,8 @@ async def test_a_release_whose_answer_was_lost_is_a_loss_and_done_again(world: W
     await a.lock("gpu-1", "exclusive")
     release = world.stores.locks.release
 
-    async def cut_off(*args):
-        await release(*args)
+    async def cut_off(*args, **more):
+        await release(*args, **more)
         raise StoreUnavailable("cut off", may_have_happened=True)  # noqa: EM101
 
     world.stores.locks.release = cut_off

@@ -483,10 +483,10 @@ async def test_a_prompt_that_is_being_recorded_when_its_kernel_ends_is_not_sent(
     await asyncio.wait_for(reached.wait(), 10)
     release = world.stores.locks.release
 
-    async def slow_release(*args):
+    async def slow_release(*args, **more):
         go.set()
         assert (await sending).code == (409, "no_lock")
-        return await release(*args)
+        return await release(*args, **more)
 
     world.stores.locks.release = slow_release
     assert (await kernel.call("DELETE", "holders/me")).status == 204
@@ -524,7 +524,7 @@ async def test_the_lock_of_a_gone_holder_is_released_when_the_store_is_back(worl
     locks = world.stores.locks
     real = locks.release
 
-    async def broken(*_):
+    async def broken(*_, **__):
         msg = "disk full"
         raise StoreUnavailable(msg)
 
