@@ -1,3 +1,4 @@
+import { list, record, text } from './json';
 import { hasEnded, readTask } from './task';
 import type { Task } from './task';
 
@@ -145,18 +146,4 @@ export function overtaken(
 
 function filePath(apiPath: string, taskId: string, number: number): string {
   return `${apiPath}tasks/${encodeURIComponent(taskId)}/files/${number}`;
-}
-
-function record(data: unknown): Record<string, unknown> {
-  return typeof data === 'object' && data !== null
-    ? (data as Record<string, unknown>)
-    : {};
-}
-
-function list(data: unknown): readonly unknown[] {
-  return Array.isArray(data) ? data : [];
-}
-
-function text(data: unknown): string {
-  return typeof data === 'string' ? data : '';
 }
